@@ -1,0 +1,1 @@
+"""Bytes to samples and back. Knows neither HTTP nor models."""

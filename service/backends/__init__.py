@@ -1,0 +1,1 @@
+"""The only rooms that import onnxruntime or torch, behind one small protocol."""

@@ -1,0 +1,1 @@
+"""Models: manifests, versions, queue, batches, workers. Jobs are arrays with a cost in seconds; it knows no audio."""

@@ -1,0 +1,193 @@
+"""`model.toml`: the only registration of a model. Errors name the key; unknown keys are refused.
+
+Knows what may be said about a model, never which models there are.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from service.errors import EarmarkError
+from service.values import Task
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?$")]
+OUTPUTS: dict[Task, tuple[frozenset[str], ...]] = {
+    "quality": (frozenset({"score"}), frozenset({"scores"})),
+    "scene": (frozenset({"clip"}),),
+    "enhance": (frozenset({"enhanced"}),),
+}
+"""What a graph of each task must give at the least: any one of the sets."""
+
+
+class BadManifest(EarmarkError):
+    """The folder is no model: `detail` names file and key, what is wrong and what would be right."""
+
+    code = "bad-manifest"
+    title = "The model's manifest is wrong"
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class GraphFile(_Table):
+    """One file with the whole model in it. The first that this machine can run is taken."""
+
+    path: str
+    backend: Literal["onnx", "torchscript"]
+    precision: Literal["fp32", "fp16", "int8"] = "fp32"
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    batching: Literal["padded", "equal", "alone"] | None = None
+    """Overrides the model's own where this file differs (dynamic int8 runs alone)."""
+
+    @field_validator("path")
+    @classmethod
+    def _inside(cls, value: str) -> str:
+        path = PurePosixPath(value)
+        if path.is_absolute() or ".." in path.parts or "\\" in value:
+            raise ValueError("must be a relative path inside the model's folder")
+        return value
+
+
+class Batching(_Table):
+    """How items may share a batch: `padded` (lengths mask everything), `equal` lengths only, or `alone`."""
+
+    mode: Literal["padded", "equal", "alone"] = "padded"
+    max_items: Annotated[int, Field(ge=1, le=1024)] = 8
+    max_seconds: Annotated[float, Field(gt=0)] = 80.0
+    """Padded seconds of one batch: items x longest."""
+
+
+class Window(_Table):
+    """How a recording is cut. Pieces of `max_s` overlap by `context_s` on both sides, which is dropped when they are joined."""
+
+    min_s: Annotated[float, Field(ge=0)] = 0.0
+    """Shorter recordings are refused as too short."""
+    max_s: Annotated[float, Field(gt=0)] = 10.0
+    """Longest piece that runs at once."""
+    context_s: Annotated[float, Field(ge=0)] = 0.0
+    agreement: Annotated[float, Field(ge=0)] | None = None
+    """Largest difference between joined pieces and one pass, as measured by the training's evaluation."""
+
+    @model_validator(mode="after")
+    def _leaves_something(self) -> Window:
+        if 2 * self.context_s >= self.max_s:
+            raise ValueError("twice context_s must be below max_s, or nothing is left of a piece")
+        return self
+
+
+class Frames(_Table):
+    """Where the values of `frames` lie: value i is centred at `offset_s + i * step_s`."""
+
+    step_s: Annotated[float, Field(gt=0)]
+    offset_s: float = 0.0
+
+
+class Scale(_Table):
+    """What a score means. `key` is its name in the answer's `scores`."""
+
+    key: str
+    name: str
+    min: float
+    max: float
+    better: Literal["higher", "lower"] = "higher"
+
+
+class LabelSpec(_Table):
+    name: str
+    threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Least probability of the clip at which the label is said."""
+
+
+class Segmenting(_Table):
+    """How frame probabilities become segments: hysteresis, median filter, least length."""
+
+    on: Annotated[float, Field(ge=0, le=1)] = 0.5
+    off: Annotated[float, Field(ge=0, le=1)] = 0.3
+    median_s: Annotated[float, Field(ge=0)] = 0.0
+    min_s: Annotated[float, Field(ge=0)] = 0.1
+
+
+class Golden(_Table):
+    """`golden.npz`: `waveform` [samples] and the outputs it must give, named as the graph names them, without the batch axis."""
+
+    path: str = "golden.npz"
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    tolerance: Annotated[float, Field(gt=0)] = 1e-3
+
+
+class Manifest(_Table):
+    """A model of one version, as its `model.toml` says."""
+
+    name: Name
+    version: Annotated[int, Field(ge=1)]
+    task: Task
+    title: str
+    licence: str
+    default: bool = False
+    """Serves its task where a request names no model."""
+    trusted: bool = False
+    """TorchScript files are programs: they load only where this is true."""
+    sample_rate: Annotated[int, Field(ge=4000, le=192_000)]
+    files: Annotated[tuple[GraphFile, ...], Field(min_length=1)]
+    batching: Batching = Batching()
+    window: Window = Window()
+    frames: Frames | None = None
+    scales: tuple[Scale, ...] = ()
+    """quality: one for `score`, or as many as `scores` has columns; the first is the answer's `score`."""
+    labels: tuple[LabelSpec, ...] = ()
+    exclusive: bool = False
+    """scene: exactly one label holds at a time (softmax); otherwise each on its own (sigmoid)."""
+    aggregate: Literal["mean", "max"] = "mean"
+    """scene: how the clip probabilities of several pieces become one."""
+    segmenting: Segmenting = Segmenting()
+    golden: Golden | None = None
+    figures: dict[str, float | int | str | bool] = {}
+    """Measured on the model's own test split; free keys, shown as they are."""
+
+    @property
+    def id(self) -> str:
+        return f"{self.name}@{self.version}"
+
+    @model_validator(mode="after")
+    def _complete_for_its_task(self) -> Manifest:
+        if self.task == "quality" and not self.scales:
+            raise ValueError("scales: a quality model needs at least one [[scales]] table")
+        if self.task == "scene" and not self.labels:
+            raise ValueError("labels: a scene model needs its [[labels]] in the order of the graph's classes")
+        if len({label.name for label in self.labels}) != len(self.labels):
+            raise ValueError("labels: a name stands twice")
+        return self
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read `folder/model.toml`.
+
+    Raises:
+        BadManifest: it is missing, no TOML, or says something that cannot be.
+    """
+    path = folder / "model.toml"
+    try:
+        tables = tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise BadManifest(f"{path}: cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadManifest(f"{path}: not TOML: {error}") from error
+    return parse_manifest(tables, str(path))
+
+
+def parse_manifest(tables: dict[str, Any], where: str = "model.toml") -> Manifest:
+    """Check *tables* as `read_manifest` does; *where* opens the message.
+
+    Raises:
+        BadManifest: see there.
+    """
+    try:
+        return Manifest.model_validate(tables)
+    except ValidationError as error:
+        lines = [f"{'.'.join(str(part) for part in fault['loc']) or 'model'}: {fault['msg']}" for fault in error.errors()]
+        raise BadManifest(f"{where}: " + "; ".join(lines)) from error

@@ -1,0 +1,1 @@
+"""What an answer means. Knows audio and the engine, not HTTP."""
