@@ -7,9 +7,10 @@ The event loop only waits here; decoding, cutting and joining run in the workers
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -41,11 +42,11 @@ class Workbench:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A piece on its way through a model, and who takes the answer."""
+    """A piece on its way through a model, and who takes the answer; taking it may make further jobs."""
 
     model: Model
     piece: Piece
-    take: Callable[[Piece, Arrays], None]
+    take: Callable[[Piece, Arrays], Sequence[Job]]
 
 
 class Listener(Protocol):
@@ -77,26 +78,25 @@ async def listen(
     """
     under_way: deque[tuple[Job, asyncio.Task[Arrays]]] = deque()
     most = PIECES_UNDER_WAY * max(1, len(listeners))
-    blocks = recording.blocks()
-    decode_s = 0.0
+    walk = _Walk(recording, listeners)
+
+    def send(jobs: Sequence[Job]) -> None:
+        for job in jobs:
+            under_way.append((job, asyncio.create_task(job.model.run(job.piece.samples, deadline))))
 
     async def settle(room: int) -> AsyncIterator[None]:
         while len(under_way) > room:
             job, task = under_way[0]
             outputs = await task
             under_way.popleft()
-            await bench.workers.call(partial(job.take, job.piece, outputs))
+            send(await bench.workers.call(partial(job.take, job.piece, outputs)))
             yield
 
     try:
-        ended = False
-        while not ended:
+        while not walk.ended:
             if bench.clock.now() > deadline:
                 raise DeadlinePassed("the recording could not be listened to before the deadline")
-            jobs, ended, spent_s = await bench.workers.call(partial(_step, blocks, listeners))
-            decode_s += spent_s
-            for job in jobs:
-                under_way.append((job, asyncio.create_task(job.model.run(job.piece.samples, deadline))))
+            send(await bench.workers.call(walk.step))
             async for _ in settle(most):
                 yield
         async for _ in settle(0):
@@ -105,20 +105,41 @@ async def listen(
         for _, task in under_way:
             task.cancel()
         await asyncio.gather(*(task for _, task in under_way), return_exceptions=True)
-        recording.close()
-        bench.metrics.decode_seconds.observe(decode_s)
+        await asyncio.shield(bench.workers.call(walk.close))
+        bench.metrics.decode_seconds.observe(walk.spent_s)
 
 
-def _step(blocks: Iterator[Samples], listeners: Sequence[Listener]) -> tuple[list[Job], bool, float]:
-    """Decode until a piece is ready, in a worker; says whether the recording ended and what computing it took."""
-    began = time.thread_time()
-    jobs: list[Job] = []
-    for _ in range(BLOCKS_A_STEP):
-        block = next(blocks, None)
-        if block is None:
-            jobs += [job for listener in listeners for job in listener.finish()]
-            return jobs, True, time.thread_time() - began
-        jobs += [job for listener in listeners for job in listener.push(block)]
-        if jobs:
-            break
-    return jobs, False, time.thread_time() - began
+class _Walk:
+    """One pass over the recording. Steps and the close may come from different workers, but never overlap:
+    a caller that was cancelled leaves its step running, and closing a file under a decoder would crash the process."""
+
+    def __init__(self, recording: Recording, listeners: Sequence[Listener]) -> None:
+        self._recording = recording
+        self._listeners = listeners
+        self._blocks = recording.blocks()
+        self._alone = threading.Lock()
+        self.ended = False
+        self.spent_s = 0.0
+
+    def step(self) -> list[Job]:
+        """Decode until a piece is ready, or the recording ends."""
+        with self._alone:
+            began = time.thread_time()
+            jobs = self._advance()
+            self.spent_s += time.thread_time() - began
+            return jobs
+
+    def close(self) -> None:
+        with self._alone:
+            self._recording.close()
+
+    def _advance(self) -> list[Job]:
+        for _ in range(BLOCKS_A_STEP):
+            block = next(self._blocks, None)
+            if block is None:
+                self.ended = True
+                return [job for listener in self._listeners for job in listener.finish()]
+            jobs = [job for listener in self._listeners for job in listener.push(block)]
+            if jobs:
+                return jobs
+        return []
