@@ -44,8 +44,9 @@ class EnhanceListener:
         self._audience = audience
         self._feeds = [Feed(manifest, facts.sample_rate) for _ in range(self.channels)]
         self._dry_rate = Resampler(facts.sample_rate, rate, self.channels)
-        self._wet_rate = Resampler(manifest.sample_rate, rate, self.channels)
         self._dry = Fifo(self.channels)
+        self._made_rate = Resampler(manifest.sample_rate, rate, self.channels)
+        self._made = Fifo(self.channels)
         self._enhanced = [Fifo(1) for _ in range(self.channels)]
         self._lasts = 0
         self._ready: list[Samples] = []
@@ -77,14 +78,16 @@ class EnhanceListener:
         self._enhanced[index].put(kept[None].astype(np.float32, copy=False))
         self._lasts += piece.last
         whole = min(fifo.held for fifo in self._enhanced)
-        wet = self._wet_rate.push(np.concatenate([fifo.get(whole) for fifo in self._enhanced]))
+        self._made.put(self._made_rate.push(np.concatenate([fifo.get(whole) for fifo in self._enhanced])))
         ended = self._lasts == self.channels
         if ended:
-            wet = _of_length(np.concatenate((wet, self._wet_rate.finish()), axis=1), self._dry.held)
-        # the two resamplings may round differently: the untouched signal says how long the result is
-        wet = wet[:, : self._dry.held]
-        dry = self._dry.get(wet.shape[1])
-        return self._give(dry + self._wet * (wet - dry) if self._wet < 1 else wet, ended)
+            # two resamplings may round differently from none: the untouched signal says how long the result is
+            self._made.put(self._made_rate.finish())
+            made, dry = _of_length(self._made.get(self._made.held), self._dry.held), self._dry.get(self._dry.held)
+        else:
+            both = min(self._made.held, self._dry.held)
+            made, dry = self._made.get(both), self._dry.get(both)
+        return self._give(made if self._wet == 1 else dry + self._wet * (made - dry), ended)
 
     def _give(self, mixed: Samples, ended: bool) -> Sequence[Job]:
         self._ready.append(mixed)

@@ -16,6 +16,8 @@ class Feed:
 
     def __init__(self, manifest: Manifest, sample_rate: int) -> None:
         self._manifest = manifest
+        self._sample_rate = sample_rate
+        self._pushed = 0
         self._resampler = Resampler(sample_rate, manifest.sample_rate, 1)
         self._windows = Windows.of(manifest)
 
@@ -24,8 +26,14 @@ class Feed:
         """Seconds cut so far."""
         return self._windows.received / self._manifest.sample_rate
 
+    @property
+    def is_too_short(self) -> bool:
+        """Whether what came so far is less than the model can judge."""
+        return self._pushed / self._sample_rate < self._manifest.window.min_s
+
     def push(self, samples: NDArray[np.float32]) -> list[Piece]:
         """Take (frames,) more at the recording's rate."""
+        self._pushed += samples.size
         return self._windows.push(self._resampler.push(samples[None])[0])
 
     def finish(self) -> list[Piece]:
@@ -34,12 +42,11 @@ class Feed:
         Raises:
             TooShort: the whole recording is shorter than the model can judge.
         """
-        pieces = self._windows.push(self._resampler.finish()[0])
-        shortest_s = self._manifest.window.min_s
-        if self.duration_s < shortest_s:
+        if self.is_too_short:
+            shortest_s, got_s = self._manifest.window.min_s, self._pushed / self._sample_rate
             raise TooShort(
-                f"the recording lasts {self.duration_s:.3f} s; {self._manifest.id} needs at least {shortest_s:g} s",
+                f"the recording lasts {got_s:.3f} s; {self._manifest.id} needs at least {shortest_s:g} s",
                 minimum=shortest_s,
-                got=round(self.duration_s, 4),
+                got=round(got_s, 4),
             )
-        return pieces + self._windows.finish()
+        return self._windows.push(self._resampler.finish()[0]) + self._windows.finish()

@@ -39,10 +39,15 @@ class QualityAnswer:
 
 
 class QualityListener:
-    """Scores one channel of a recording with one model."""
+    """Scores one channel of a recording with one model.
 
-    def __init__(self, model: Model, facts: AudioFacts, channel: int | str) -> None:
+    Args:
+        optional: a recording too short to score is no error, there is just no answer.
+    """
+
+    def __init__(self, model: Model, facts: AudioFacts, channel: int | str, *, optional: bool = False) -> None:
         manifest = model.manifest
+        self._optional = optional
         self._model = model
         self._channel = channel
         self._feed = Feed(manifest, facts.sample_rate)
@@ -59,6 +64,8 @@ class QualityListener:
         return [Job(self._model, piece, self.take) for piece in self._feed.push(pick(block, self._channel))]
 
     def finish(self) -> list[Job]:
+        if self._optional and self._feed.is_too_short:
+            return []
         return [Job(self._model, piece, self.take) for piece in self._feed.finish()]
 
     def take(self, piece: Piece, outputs: Arrays) -> Sequence[Job]:
@@ -76,6 +83,10 @@ class QualityListener:
         self._fresh.clear()
         first = self._join.count - len(values)
         return Curve(self._frames.offset_s + first * self._frames.step_s, self._frames.step_s, values)
+
+    @property
+    def has_answer(self) -> bool:
+        return bool(self._weighted)
 
     def answer(self, levels: LevelFacts, step_s: float | None) -> QualityAnswer:
         """What was heard; call after the last piece was taken.
