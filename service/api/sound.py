@@ -15,7 +15,7 @@ from service.api.upload import UploadedFile
 from service.audio.decode import Recording
 from service.audio.encode import Encoder, encoder
 from service.errors import InternalFault, TooLarge
-from service.tasks.hear import EnhanceAnswer, Report, SoundPart, Wishes, hear
+from service.tasks.hear import EnhanceAnswer, EnhanceWish, Report, SoundPart, Wishes, hear
 
 MEDIA_TYPES: dict[AudioFormat, str] = {
     "wav": "audio/wav",
@@ -24,6 +24,15 @@ MEDIA_TYPES: dict[AudioFormat, str] = {
     "mp3": "audio/mpeg",
     "f32": "application/octet-stream",
 }
+
+
+def encoder_of(recording: Recording, wish: EnhanceWish, file_format: AudioFormat) -> Encoder:
+    """The encoder of what will be made of *recording*; its header says the length where the recording's own does."""
+    facts = recording.facts
+    rate = wish.rate or facts.sample_rate
+    channels = facts.channels if wish.channel == "each" else 1
+    frames = None if facts.frames is None else round(facts.frames * rate / facts.sample_rate)
+    return encoder(file_format, rate, channels, frames)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +51,7 @@ class Sound:
         return self.report.enhance
 
 
-async def made_whole(visit: Visit, recording: Recording, wishes: Wishes, file_format: AudioFormat) -> Sound:
+async def made_whole(visit: Visit, recording: Recording, wishes: Wishes, encode: Encoder) -> Sound:
     """Hear *recording* out, and encode what is made of it.
 
     Raises:
@@ -51,12 +60,10 @@ async def made_whole(visit: Visit, recording: Recording, wishes: Wishes, file_fo
     """
     workers, most = visit.desk.bench.workers, visit.desk.settings.max_answer_bytes
     chunks: list[bytes] = []
-    encode: Encoder | None = None
     size = 0
     async with aclosing(hear(recording, visit.desk.bench, wishes, visit.deadline)) as events:
         async for event in events:
             if isinstance(event, SoundPart):
-                encode = encode or encoder(file_format, event.rate, event.samples.shape[0], None)
                 chunks.append(await workers.call(partial(encode.push, event.samples)))
                 size += len(chunks[-1])
                 if size > most:
@@ -69,8 +76,6 @@ async def made_whole(visit: Visit, recording: Recording, wishes: Wishes, file_fo
                     )
             elif isinstance(event, Report):
                 report = event
-    if encode is None:
-        raise InternalFault("a recording with samples was enhanced to none")
     chunks.append(await workers.call(encode.finish))
     return Sound(b"".join(chunks), encode.media_type, encode.suffix, report)
 

@@ -13,7 +13,7 @@ from service.api.negotiate import choose
 from service.api.parameters import AnalyzeQuery, analyze_parameters, analyze_query
 from service.api.routes.contract import LISTEN_PROBLEMS, TAG_LISTEN, answers, listening
 from service.api.schemas import Analysis
-from service.api.sound import Sound, enhanced, made_whole
+from service.api.sound import Sound, encoder_of, enhanced, made_whole
 from service.api.upload import UploadedFile
 from service.tasks.hear import Report, Wishes, hear_out
 
@@ -66,7 +66,8 @@ async def _hear(visit: Visit, query: AnalyzeQuery, file: UploadedFile) -> tuple[
     )
     async with visit.opened(file) as recording:
         if wishes.enhance:
-            sound = await made_whole(visit, recording, wishes, query.enhance.format)
+            encode = encoder_of(recording, wishes.enhance, query.enhance.format)
+            sound = await made_whole(visit, recording, wishes, encode)
             report = sound.report
         else:
             sound = None

@@ -17,10 +17,10 @@ from service.api.negotiate import choose
 from service.api.parameters import EnhanceQuery
 from service.api.routes.contract import LISTEN_PROBLEMS, TAG_LISTEN, answers, listening
 from service.api.schemas import Enhanced
-from service.api.sound import MEDIA_TYPES, Sound, enhanced, made_whole
+from service.api.sound import MEDIA_TYPES, Sound, encoder_of, enhanced, made_whole
 from service.api.streamed import StreamedAnswer
 from service.api.upload import UploadedFile
-from service.audio.encode import Encoder, encoder
+from service.audio.encode import Encoder
 from service.errors import NotAcceptable
 from service.tasks.hear import Event, Report, SoundPart, Wishes, hear
 
@@ -67,22 +67,19 @@ async def _with_scores(visit: Visit, query: EnhanceQuery) -> Response:
 
 async def _whole(visit: Visit, query: EnhanceQuery, file: UploadedFile) -> Sound:
     async with visit.opened(file) as recording:
-        sound = await made_whole(visit, recording, Wishes(enhance=query.wish()), query.format)
+        wish = query.wish()
+        sound = await made_whole(visit, recording, Wishes(enhance=wish), encoder_of(recording, wish, query.format))
     visit.note(sound.answer.model, sound.report.facts.duration_s)
     return sound
 
 
 async def _streamed(visit: Visit, query: EnhanceQuery, held: AsyncExitStack) -> Response:
     """Sent while it is made; what fails before the first sound is a problem with its status."""
-    file = visit.only_file
+    file, wish, models = visit.only_file, query.wish(), visit.desk.bench.models
     recording = await held.enter_async_context(visit.opened(file))
-    model = visit.desk.bench.models.describe("enhance", query.model)
-    rate = query.rate or recording.facts.sample_rate
-    channels = recording.facts.channels if query.channel == "each" else 1
-    declared = recording.facts.frames
-    frames = None if declared is None else round(declared * rate / recording.facts.sample_rate)
-    encode = encoder(query.format, rate, channels, frames)
-    heard = hear(recording, visit.desk.bench, Wishes(enhance=query.wish()), visit.deadline)
+    model = held.enter_context(models.lease("enhance", query.model)).manifest.id
+    encode = encoder_of(recording, wish, query.format)
+    heard = hear(recording, visit.desk.bench, Wishes(enhance=wish), visit.deadline)
     events = await held.enter_async_context(aclosing(heard))
     first = await anext(events)
     headers = _headers(file, encode.suffix, model)
