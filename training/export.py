@@ -1,4 +1,4 @@
-"""Packs a trained network as one version folder: ONNX, TorchScript, golden answer, manifest and card, checked before it is seen.
+"""Packs a trained network as one version folder, checked before it is seen: graphs, golden answer, manifest and card.
 
 Knows no model: a network is a module with `forward(waveform, lengths)`, its manifest a table, its card a text.
 """
@@ -63,7 +63,8 @@ def package(
     """Write `folder` (`.../<name>/<version>`) whole or not at all.
 
     Args:
-        module: `forward(waveform [batch, samples] float32, lengths [batch] int64)` gives a tensor or a tuple in the order of *outputs*.
+        module: `forward(waveform [batch, samples] float32, lengths [batch] int64)` gives a tensor, or a tuple in the
+            order of *outputs*.
         manifest: the tables of `model.toml` without `files` and `golden`, which are added here.
         lengths_s: the lengths at which the formats are compared.
         script: compile by `torch.jit.script`; otherwise trace.
@@ -235,7 +236,9 @@ def _write_onnx(module: nn.Module, outputs: Outputs, path: Path, sample_rate: in
 
 def _write_torchscript(module: nn.Module, path: Path, sample_rate: int, script: bool) -> None:
     with _quiet(), torch.no_grad():
-        compiled = torch.jit.script(module) if script else torch.jit.trace(module, _example(sample_rate), check_trace=False)
+        compiled = (
+            torch.jit.script(module) if script else torch.jit.trace(module, _example(sample_rate), check_trace=False)
+        )
         torch.jit.save(compiled, str(path))
 
 

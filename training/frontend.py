@@ -1,7 +1,7 @@
 """Front ends that live inside an export: STFT, its inverse, mel bands and the masks that keep a batch honest.
 
-Everything here is plain tensor arithmetic, so that it runs in eager PyTorch, in TorchScript and in ONNX, with any batch and any
-length. What lies past an item's length is silence: an item gives the same alone and in a padded batch.
+Everything here is plain tensor arithmetic, so that it runs in eager PyTorch, in TorchScript and in ONNX, with any batch
+and any length. What lies past an item's length is silence: an item gives the same alone and in a padded batch.
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ def hann(size: int) -> NDArray[np.float64]:
     return 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(size) / size)
 
 
-def mel_bank(sample_rate: int, n_fft: int, mels: int, low_hz: float = 0.0, high_hz: float | None = None) -> NDArray[np.float64]:
+def mel_bank(
+    sample_rate: int, n_fft: int, mels: int, low_hz: float = 0.0, high_hz: float | None = None
+) -> NDArray[np.float64]:
     """Triangles of height 1 on the HTK mel scale, [n_fft // 2 + 1, mels]; equal to torchaudio's `htk` without norm."""
 
     def to_mel(hz: float) -> float:
@@ -57,7 +59,7 @@ def mel_bank(sample_rate: int, n_fft: int, mels: int, low_hz: float = 0.0, high_
 class Stft(nn.Module):
     """Centred short-time Fourier transform with silence on both sides: equal to `torch.stft(pad_mode="constant")`.
 
-    A real DFT as two matrix products on folded frames: the cosine of bin k is even about the middle of a frame and the sine is
+    A real DFT as two matrix products on folded frames: about the middle of a frame every cosine is even and every sine
     odd, so each product needs half of the frame only. Twice as cheap as a convolution with full kernels.
 
     Args:
@@ -98,10 +100,11 @@ class Stft(nn.Module):
 
 
 class InverseStft(nn.Module):
-    """Overlap-add of windowed inverse transforms, divided by the sum of squared windows: undoes `Stft` of the same sizes.
+    """Overlap-add of windowed inverse transforms over the sum of squared windows: undoes `Stft` of the same sizes.
 
-    Only the item's own frames count in the divisor, so its last samples do not depend on how far the batch is padded. Near an
-    item's end that divisor may be small; give `Stft` one hop of silence more than the item has where that matters.
+    Only the item's own frames count in the divisor, so its last samples do not depend on how far the batch is padded.
+    Near an item's end that divisor may be small; give `Stft` one hop of silence more than the item has where that
+    matters.
     """
 
     def __init__(self, n_fft: int, hop: int, window: NDArray[np.float64] | None = None) -> None:
@@ -119,7 +122,7 @@ class InverseStft(nn.Module):
         self.register_buffer("squared", _constant(window**2), persistent=False)
 
     def forward(self, real: Tensor, imaginary: Tensor, frames: Tensor, samples: int) -> Tensor:
-        """[batch, bins, time] twice, with `frames` [batch] valid ones, to [batch, samples]; zeros where no frame reaches."""
+        """[batch, bins, time] twice, `frames` [batch] of them valid, to [batch, samples]; zeros where no frame reaches."""
         mask = valid(frames, real.shape[2]).to(real.dtype).unsqueeze(2)
         pieces = (real.transpose(1, 2) @ self.cosine + imaginary.transpose(1, 2) @ self.sine) * mask
         total, weight = self._overlap_add(pieces), self._overlap_add(mask * self.squared)
@@ -141,7 +144,14 @@ class LogMel(nn.Module):
     """Logarithm of mel band powers, [batch, mels, frames], with the number of valid frames of each item."""
 
     def __init__(
-        self, sample_rate: int, n_fft: int, hop: int, mels: int, low_hz: float = 0.0, high_hz: float | None = None, floor: float = 1e-5
+        self,
+        sample_rate: int,
+        n_fft: int,
+        hop: int,
+        mels: int,
+        low_hz: float = 0.0,
+        high_hz: float | None = None,
+        floor: float = 1e-5,
     ) -> None:
         super().__init__()
         self.floor = floor

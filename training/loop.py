@@ -1,7 +1,7 @@
 """One training loop for every model: seed, warm-up and cosine, weight average, checkpoints, resume by the same command.
 
-An epoch is whatever the model says it is. Each starts from a seed of its own and a checkpoint is written after each, so a run that
-was killed and started again ends with the same weights as one that never stopped.
+An epoch is whatever the model says it is. Each starts from a seed of its own and a checkpoint is written after each, so
+a run that was killed and started again ends with the same weights as one that never stopped.
 """
 
 from __future__ import annotations
@@ -77,8 +77,8 @@ def fit(
 
     Args:
         loss: the mean loss of one batch.
-        validate: figures of the averaged model, added to `folder/history.jsonl`; the highest `score` among them is kept in
-            `folder/best.pt`.
+        validate: figures of the averaged model, added to `folder/history.jsonl`; the weights with the highest `score`
+            are kept in `folder/best.pt`.
         stop_after: leave after so many epochs in all, as a run that is killed would.
     """
     torch.set_num_threads(1)
@@ -109,7 +109,9 @@ def _epoch(
 ) -> float:
     model.train()
     losses = []
-    bar = tqdm(batches, total=plan.steps_per_epoch, desc=f"epoch {epoch + 1}/{plan.epochs}", leave=False, mininterval=5.0)
+    bar = tqdm(
+        batches, total=plan.steps_per_epoch, desc=f"epoch {epoch + 1}/{plan.epochs}", leave=False, mininterval=5.0
+    )
     for index, batch in enumerate(bar):
         for group in optimiser.param_groups:
             group["lr"] = plan.rate_at(epoch * plan.steps_per_epoch + index)
@@ -124,7 +126,9 @@ def _epoch(
     return float(np.mean(losses))
 
 
-def _resume(path: Path, model: nn.Module, average: AveragedModel, optimiser: torch.optim.Optimizer) -> tuple[int, list[dict[str, float]]]:
+def _resume(
+    path: Path, model: nn.Module, average: AveragedModel, optimiser: torch.optim.Optimizer
+) -> tuple[int, list[dict[str, float]]]:
     if not path.exists():
         return 0, []
     state = torch.load(path, weights_only=True)
@@ -135,9 +139,18 @@ def _resume(path: Path, model: nn.Module, average: AveragedModel, optimiser: tor
 
 
 def _checkpoint(
-    folder: Path, model: nn.Module, average: AveragedModel, optimiser: torch.optim.Optimizer, history: list[dict[str, float]]
+    folder: Path,
+    model: nn.Module,
+    average: AveragedModel,
+    optimiser: torch.optim.Optimizer,
+    history: list[dict[str, float]],
 ) -> None:
-    state = {"model": model.state_dict(), "average": average.state_dict(), "optimiser": optimiser.state_dict(), "history": history}
+    state = {
+        "model": model.state_dict(),
+        "average": average.state_dict(),
+        "optimiser": optimiser.state_dict(),
+        "history": history,
+    }
     save(state, folder / "last.pt")
     lines = "".join(json.dumps(row) + "\n" for row in history)
     (folder / "history.jsonl").write_text(lines)

@@ -19,9 +19,16 @@ from training.frontend import LogMel, masked_mean  # noqa: E402
 
 OUTPUTS = {"score": ("batch",), "frames": ("batch", "time")}
 MANIFEST = {
-    "name": "loudness", "version": 3, "task": "quality", "title": "Mean level", "licence": "Apache-2.0", "sample_rate": 8000,
-    "frames": {"step_s": 0.02}, "scales": [{"key": "level", "name": "Level", "min": -5, "max": 5}], "figures": {"lcc": 0.5},
-}  # fmt: skip
+    "name": "loudness",
+    "version": 3,
+    "task": "quality",
+    "title": "Mean level",
+    "licence": "Apache-2.0",
+    "sample_rate": 8000,
+    "frames": {"step_s": 0.02},
+    "scales": [{"key": "level", "name": "Level", "min": -5, "max": 5}],
+    "figures": {"lcc": 0.5},
+}
 
 
 class Level(torch.nn.Module):
@@ -41,7 +48,8 @@ def test_a_folder_is_complete_and_both_formats_agree(tmp_path: Path, script: boo
     folder = tmp_path / "loudness" / "3"
     checked = export.package(Level(), OUTPUTS, MANIFEST, "# A card\n", folder, script=script)
     assert checked.worst() <= export.BOUND
-    assert sorted(path.name for path in folder.iterdir()) == ["CARD.md", "golden.npz", "model.onnx", "model.pt", "model.toml"]
+    names = sorted(path.name for path in folder.iterdir())
+    assert names == ["CARD.md", "golden.npz", "model.onnx", "model.pt", "model.toml"]
     manifest = read_manifest(folder)
     assert manifest.id == "loudness@3"
     assert [export.sha256(folder / file.path) for file in manifest.files] == [file.sha256 for file in manifest.files]

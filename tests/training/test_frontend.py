@@ -14,7 +14,9 @@ def noise(batch: int, samples: int) -> torch.Tensor:
     return torch.randn(batch, samples, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize(("n_fft", "hop", "samples"), [(512, 256, 5000), (400, 160, 3333), (2048, 640, 16001), (512, 256, 511), (64, 64, 1)])
+@pytest.mark.parametrize(
+    ("n_fft", "hop", "samples"), [(512, 256, 5000), (400, 160, 3333), (2048, 640, 16001), (512, 256, 511), (64, 64, 1)]
+)
 def test_stft_is_torch_stft_with_silence_around(n_fft: int, hop: int, samples: int) -> None:
     waveform = noise(2, samples)
     window = torch.hann_window(n_fft, periodic=True)
@@ -47,10 +49,14 @@ def test_inverse_ignores_the_frames_past_an_item() -> None:
     torch.testing.assert_close(together[1:, :2100], alone, atol=2e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("sample_rate", "n_fft", "mels", "high_hz"), [(32_000, 2048, 64, None), (16_000, 512, 40, 7600.0)])
+@pytest.mark.parametrize(
+    ("sample_rate", "n_fft", "mels", "high_hz"), [(32_000, 2048, 64, None), (16_000, 512, 40, 7600.0)]
+)
 def test_mel_bank_is_torchaudios(sample_rate: int, n_fft: int, mels: int, high_hz: float | None) -> None:
     functional = pytest.importorskip("torchaudio.functional", exc_type=(ImportError, OSError))
-    wanted = functional.melscale_fbanks(n_fft // 2 + 1, 0.0, high_hz or sample_rate / 2, mels, sample_rate, mel_scale="htk").numpy()
+    wanted = functional.melscale_fbanks(
+        n_fft // 2 + 1, 0.0, high_hz or sample_rate / 2, mels, sample_rate, mel_scale="htk"
+    ).numpy()
     np.testing.assert_allclose(mel_bank(sample_rate, n_fft, mels, 0.0, high_hz), wanted, atol=1e-4)
 
 

@@ -18,7 +18,9 @@ PLAN = loop.Plan(epochs=5, steps_per_epoch=4, rate=1e-2, average=0.9)
 
 def network() -> torch.nn.Module:
     torch.manual_seed(7)
-    return torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.BatchNorm1d(8), torch.nn.Dropout(0.2), torch.nn.Linear(8, 1))
+    return torch.nn.Sequential(
+        torch.nn.Linear(3, 8), torch.nn.BatchNorm1d(8), torch.nn.Dropout(0.2), torch.nn.Linear(8, 1)
+    )
 
 
 def batches(chance: np.random.Generator) -> Iterator[torch.Tensor]:
@@ -50,7 +52,9 @@ def test_a_killed_and_resumed_run_equals_one_that_never_stopped(tmp_path: Path) 
 
 
 def test_it_learns_and_keeps_the_best(tmp_path: Path) -> None:
-    loop.fit(network(), batches, loss, loop.Plan(epochs=40, steps_per_epoch=4, rate=3e-2, average=0.9), tmp_path, validate)
+    loop.fit(
+        network(), batches, loss, loop.Plan(epochs=40, steps_per_epoch=4, rate=3e-2, average=0.9), tmp_path, validate
+    )
     history = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
     assert history[-1]["loss"] < 0.5 * history[0]["loss"]
     best = torch.load(tmp_path / "best.pt", weights_only=True)
