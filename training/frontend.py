@@ -122,7 +122,7 @@ class InverseStft(nn.Module):
         self.register_buffer("squared", _constant(window**2), persistent=False)
 
     def forward(self, real: Tensor, imaginary: Tensor, frames: Tensor, samples: int) -> Tensor:
-        """[batch, bins, time] twice, `frames` [batch] of them valid, to [batch, samples]; zeros where no frame reaches."""
+        """[batch, bins, time] twice, `frames` [batch] of them valid, to [batch, samples]; zeros elsewhere."""
         mask = valid(frames, real.shape[2]).to(real.dtype).unsqueeze(2)
         pieces = (real.transpose(1, 2) @ self.cosine + imaginary.transpose(1, 2) @ self.sine) * mask
         total, weight = self._overlap_add(pieces), self._overlap_add(mask * self.squared)
