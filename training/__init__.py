@@ -1,4 +1,4 @@
-"""How the shipped models came to be: data, networks, training, evaluation, export.
+"""How the shipped models came to be: corpus, simulation, training, evaluation, export.
 
 May import `service`, never the reverse.
 """
