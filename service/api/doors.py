@@ -100,7 +100,8 @@ class AdminDoor:
             _known_digest(connection.headers.get("authorization"), self._known)
         elif not _is_local(connection):
             raise Forbidden(
-                "Without EARMARK_ADMIN_KEY this is for callers on the same machine alone, and not through a proxy or a web page."
+                "Without EARMARK_ADMIN_KEY this is for callers on the same machine alone, "
+                "and not through a proxy or a web page."
             )
 
 

@@ -1,4 +1,4 @@
-"""The framework's own refusals, in our words: parameters that do not validate, addresses and methods that are not there."""
+"""The framework's own refusals in our words: parameters that do not validate, addresses that are not there."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def shortened(value: object) -> str:
     """What a caller sent, fit to be shown to the caller again: escaped, and no longer than a line."""
     text = value if isinstance(value, str) else str(value)
     said = ascii(text[: MAX_ECHO + 1])
-    return said if len(text) <= MAX_ECHO else f"{ascii(text[:MAX_ECHO])}…"
+    return said if len(text) <= MAX_ECHO else f"{text[:MAX_ECHO]!a}…"
 
 
 def validation_problem(error: RequestValidationError) -> BadRequest:
@@ -40,7 +40,7 @@ def _said(entry: Mapping[str, Any]) -> dict[str, str]:
     place, *names = (str(part) for part in entry["loc"])
     allowed = str(entry["msg"]).removeprefix("Value error, ").removeprefix("Input ")
     got = "nothing" if entry["type"] == "missing" else shortened(entry.get("input"))
-    return {"in": place, "name": shortened(".".join(names))[1:-1], "allowed": allowed, "got": got}
+    return {"in": place, "name": ascii(".".join(names)[:MAX_ECHO])[1:-1], "allowed": allowed, "got": got}
 
 
 def _addresses(app: FastAPI) -> dict[str, Any]:
@@ -77,22 +77,27 @@ def document_problems(app: FastAPI, schema: dict[str, Any]) -> None:
     framework_document = app.openapi
 
     def openapi() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            document = framework_document()
-            schemas = document.setdefault("components", {}).setdefault("schemas", {})
-            for name in ("HTTPValidationError", "ValidationError"):
-                schemas.pop(name, None)
-            schemas["Problem"] = schema
-            for path in document.get("paths", {}).values():
-                for operation in path.values():
-                    _drop_framework_422(operation["responses"])
-        assert app.openapi_schema is not None
-        return app.openapi_schema
+        known = app.openapi_schema is not None
+        document = framework_document()
+        if not known:
+            _amend(document, schema)
+        return document
 
     app.openapi = openapi  # type: ignore[method-assign]
 
 
+def _amend(document: dict[str, Any], schema: dict[str, Any]) -> None:
+    schemas = document.setdefault("components", {}).setdefault("schemas", {})
+    for name in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(name, None)
+    schemas["Problem"] = schema
+    for operations in document.get("paths", {}).values():
+        for operation in operations.values():
+            _drop_framework_422(operation["responses"])
+
+
 def _drop_framework_422(responses: dict[str, Any]) -> None:
-    schema = responses.get("422", {}).get("content", {}).get("application/json", {}).get("schema", {})
-    if schema.get("$ref", "").endswith("/HTTPValidationError"):
+    content = responses.get("422", {}).get("content", {})
+    reference = content.get("application/json", {}).get("schema", {}).get("$ref", "")
+    if reference.endswith("/HTTPValidationError"):
         del responses["422"]

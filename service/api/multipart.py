@@ -1,4 +1,4 @@
-"""Takes a form (multipart/form-data, RFC 7578) apart while it comes in. Every bound is held here, nothing touches the disk.
+"""Takes a form (multipart/form-data, RFC 7578) apart while it comes in; nothing touches the disk.
 
 Wraps the parser of python-multipart, whose callbacks need not come in whole pieces. Knows no HTTP and no audio.
 """
@@ -48,7 +48,7 @@ class UploadedFile:
 
 
 def sanitised_name(raw: bytes) -> str | None:
-    """The last part of the path that a client calls its file, fit for a header and a screen; None if nothing is left."""
+    """What a client calls its file, without the path and fit for a screen; None if nothing is left."""
     text = raw.decode("utf-8", "replace")
     base = re.split(r"[/\\]", text)[-1]
     printable = "".join(char for char in base if char.isprintable() and char not in '"<>:|?*').strip(" .")
@@ -94,7 +94,7 @@ class FormReader:
     def feed(self, piece: bytes) -> None:
         """Take the next piece of the body, of any length."""
         if not self._begun:
-            # The parser looks for a first boundary behind line breaks, in a way that depends on where the pieces are cut.
+            # The parser seeks the first boundary behind line breaks, but finds it or not by where the pieces are cut.
             piece = piece.lstrip(b"\r\n")
             self._begun = bool(piece)
         try:
@@ -147,7 +147,7 @@ class FormReader:
         name = options[b"name"].decode("utf-8", "replace")
         if name != FILE_PART:
             raise BadRequest(
-                f"The form has a part named {ascii(name[:MAX_NAME])}; parts must be named `{FILE_PART}`.",
+                f"The form has a part named {name[:MAX_NAME]!a}; parts must be named `{FILE_PART}`.",
                 supported=[FILE_PART],
             )
         content_type = self._headers.get(b"content-type", b"").decode("latin-1")

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from service.errors import NotAcceptable
+from service.errors import InternalFault, NotAcceptable
 
 _WEIGHT = re.compile(r"0(\.\d{0,3})?|1(\.0{0,3})?")
 _TYPE = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]+/[!#$%&'*+.^_`|~0-9a-z-]+")
@@ -22,7 +22,7 @@ class _Range:
 
     def specificity(self, offered: _Range) -> int:
         """How exactly this names what is offered; 0 if it does not at all."""
-        # Asking for `application/json; charset=utf-8` where plain `application/json` is offered is common, and meant well.
+        # To ask for `application/json; charset=utf-8` where plain `application/json` is offered is common.
         if self.type == offered.type and (not offered.parameters or self.parameters <= offered.parameters):
             return 4 if self.parameters else 3
         if self.type.endswith("/*") and offered.type.startswith(self.type[:-1]) and self.type != "*/*":
@@ -48,7 +48,8 @@ def choose(accept: str | None, offered: Sequence[str]) -> str:
     """The offered type that the header wants most; among equals the one named most exactly, then the one offered first.
 
     Args:
-        accept: the header, several joined by commas; none or an empty one accepts everything. What is malformed in it is passed over.
+        accept: the header, several joined by commas. None or an empty one accepts everything; malformed parts of it
+            are passed over.
         offered: media types, the one that is preferred here first.
 
     Raises:
@@ -73,6 +74,7 @@ def choose(accept: str | None, offered: Sequence[str]) -> str:
 def _rank(ranges: list[_Range], candidate: str) -> tuple[float, int]:
     """Weight and specificity of the range that names the candidate most exactly: that one alone speaks for it."""
     offered = _parsed(candidate)
-    assert offered is not None, "what is offered is written here"
+    if offered is None:
+        raise InternalFault(f"{candidate!r} is no media type")
     exact, weight = max((named.specificity(offered), named.weight) for named in ranges)
     return (weight, exact) if exact else (0.0, 0)

@@ -20,9 +20,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, HTTPConnection, Request
 from starlette.responses import Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import errors
+from service.api.faults import Faults
 from service.api.framework import (
     MethodNotAllowed,
     allowed_methods,
@@ -36,6 +36,8 @@ from service.errors import EarmarkError, InternalFault, RetryLater
 
 MEDIA_TYPE = "application/problem+json"
 PAGE = "/problems"
+UNAUTHORIZED = 401
+METHOD_NOT_ALLOWED = 405
 CLIENT_GONE = 499
 MAX_RETRY_AFTER_S = 60
 HIDDEN = "This is a fault of ours, and it is in our log under the request id."
@@ -114,7 +116,7 @@ PROBLEMS: tuple[ProblemKind, ...] = (
     ProblemKind(
         errors.DeadlinePassed,
         504,
-        "The deadline of the request (`Earmark-Deadline-Ms`, or the setting) passed before the answer was ready.",
+        "The deadline (`Earmark-Deadline-Ms`, or the setting) passed before the answer was ready.",
     ),
 )
 """Every failure the service answers with, by status."""
@@ -174,11 +176,14 @@ def problem_document(error: EarmarkError, request_id: str) -> dict[str, Any]:
 
 def problem_response(error: EarmarkError, request_id: str) -> Response:
     """The same as an answer, with the headers that belong to its status."""
-    document = problem_document(error, request_id)
+    return _response(problem_document(error, request_id))
+
+
+def _response(document: dict[str, Any]) -> Response:
     headers = {"Cache-Control": "no-store"}
     if "retry_after_s" in document:
         headers["Retry-After"] = str(document["retry_after_s"])
-    if document["status"] == 401:
+    if document["status"] == UNAUTHORIZED:
         headers["WWW-Authenticate"] = 'Bearer realm="earmark"'
     body = json.dumps(document, ensure_ascii=False, allow_nan=False).encode("utf-8", "replace")
     return Response(body, document["status"], headers, MEDIA_TYPE)
@@ -199,13 +204,19 @@ def _plain(value: object) -> object:
     return str(value)
 
 
+def logged_problem(error: EarmarkError, request_id: str) -> dict[str, Any]:
+    """The document for one error; a fault of ours is logged with its traceback, since the document hides it."""
+    if isinstance(error, InternalFault) or kind_of(error).error is EarmarkError:
+        logger.error(
+            "%s: %s", kind_of(error).code, error.detail, exc_info=error, extra={"fields": {"request_id": request_id}}
+        )
+    return problem_document(error, request_id)
+
+
 def answer(connection: HTTPConnection, error: EarmarkError) -> Response:
-    """The response to one failed request, noted for its log line; faults of ours are logged with their traceback."""
-    kind = kind_of(error)
-    note(connection, problem=kind.code)
-    if kind.status >= 500 and not isinstance(error, RetryLater | errors.DeadlinePassed):
-        logger.error("%s: %s", kind.code, error.detail, exc_info=error)
-    return problem_response(error, request_id_of(connection))
+    """The response to one failed request, its code noted for the log line."""
+    note(connection, problem=kind_of(error).code)
+    return _response(logged_problem(error, request_id_of(connection)))
 
 
 def responses_for(*codes: str) -> dict[int | str, dict[str, Any]]:
@@ -250,75 +261,31 @@ def problem_page() -> str:
     )
 
 
-class Faults:
-    """Answers every exception that nothing else answered, so that no traceback leaves the process.
-
-    Innermost of the middleware: what is outside of it sees an ordinary answer with status 500.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        started = False
-
-        async def watched(message: Message) -> None:
-            nonlocal started
-            started = started or message["type"] == "http.response.start"
-            await send(message)
-
-        try:
-            await self._app(scope, receive, watched)
-        except Exception as error:
-            connection = HTTPConnection(scope)
-            response = answer(connection, _unforeseen(error))
-            if not started:
-                await response(scope, receive, send)
-            # Otherwise the answer stays incomplete on purpose: the server then breaks the connection,
-            # and that is the only way left to tell the client that what it has is not the whole.
-
-
-def _unforeseen(error: Exception) -> EarmarkError:
-    cause = error.__cause__ if isinstance(error, RuntimeError) and isinstance(error.__cause__, EarmarkError) else error
-    if isinstance(cause, EarmarkError):
-        return cause
-    fault = InternalFault(f"{type(error).__name__} in the application")
-    fault.__cause__ = error
-    return fault
-
-
 def install(app: FastAPI) -> None:
     """Make every failure of this app a problem document. To be called before any middleware is added."""
 
-    async def earmark_error(request: HTTPConnection, error: Exception) -> Response:
-        assert isinstance(error, EarmarkError)
+    async def ours(request: HTTPConnection, error: EarmarkError) -> Response:
         return answer(request, error)
 
-    async def validation(request: HTTPConnection, error: Exception) -> Response:
-        assert isinstance(error, RequestValidationError)
+    async def validation(request: HTTPConnection, error: RequestValidationError) -> Response:
         return answer(request, validation_problem(error))
 
-    async def framework(request: Request, error: Exception) -> Response:
-        assert isinstance(error, HTTPException)
-        problem = framework_problem(request, error)
-        response = answer(request, problem)
-        if isinstance(problem, MethodNotAllowed):
+    async def framework(request: Request, error: HTTPException) -> Response:
+        response = answer(request, framework_problem(request, error))
+        if error.status_code == METHOD_NOT_ALLOWED:
             response.headers["Allow"] = ", ".join(allowed_methods(request, error))
         return response
 
-    async def gone(_request: HTTPConnection, _error: Exception) -> Response:
+    async def gone(_request: HTTPConnection, _error: ClientDisconnect) -> Response:
         return Response(status_code=CLIENT_GONE)
 
     handlers: dict[type[Exception], Callable[..., Any]] = {
-        EarmarkError: earmark_error,
+        EarmarkError: ours,
         RequestValidationError: validation,
         HTTPException: framework,
         ClientDisconnect: gone,
     }
     for kind, handler in handlers.items():
         app.add_exception_handler(kind, handler)
-    app.add_middleware(Faults)
+    app.add_middleware(Faults, answer=answer)
     document_problems(app, Problem.model_json_schema())

@@ -10,6 +10,7 @@ import re
 import secrets
 import time
 from collections.abc import MutableMapping
+from contextlib import nullcontext
 
 from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection
@@ -62,21 +63,21 @@ class Trace:
             await self._app(scope, receive, send)
             return
         exchange = _Exchange(scope, receive, send)
-        is_http = scope["type"] == "http"
         token = current_request_id.set(exchange.request_id)
-        self._metrics.in_flight.inc(is_http)
+        # A socket stays for as long as somebody speaks: it would drown the figures that are meant for requests.
+        in_flight = self._metrics.in_flight.track_inprogress() if exchange.is_http else nullcontext()
         try:
-            await self._app(scope, exchange.receive, exchange.send)
+            with in_flight:
+                await self._app(scope, exchange.receive, exchange.send)
         finally:
-            self._metrics.in_flight.dec(is_http)
-            self._count(exchange, is_http)
+            self._count(exchange)
             logger.info(exchange.sentence(), extra={"fields": exchange.fields()})
             current_request_id.reset(token)
 
-    def _count(self, exchange: _Exchange, is_http: bool) -> None:
+    def _count(self, exchange: _Exchange) -> None:
         self._metrics.requests.labels(exchange.route, str(exchange.outcome)).inc()
         self._metrics.body_bytes.inc(exchange.body_bytes)
-        if is_http:
+        if exchange.is_http:
             self._metrics.request_seconds.labels(exchange.route).observe(exchange.duration_s)
         if "problem" in exchange.notes:
             self._metrics.refusals.labels(exchange.notes["problem"]).inc()
@@ -88,6 +89,7 @@ class _Exchange:
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._receive, self._send, self._scope = receive, send, scope
         self._headers = Headers(scope=scope)
+        self.is_http = scope["type"] == "http"
         self._started_s = time.monotonic()
         self._ended_s: float | None = None
         self._status = 0

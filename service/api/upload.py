@@ -15,10 +15,9 @@ from python_multipart.multipart import parse_options_header
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message
 
-from service.api.multipart import FormReader, UploadedFile, sanitised_name
 from service.api.framework import shortened
+from service.api.multipart import FormReader, UploadedFile, sanitised_name
 from service.errors import BrokenBody, EmptyAudio, Overloaded, SlowBody, TooLarge, UnsupportedAudio
-from service.settings import Settings
 
 FORM = "multipart/form-data"
 RAW = frozenset(
@@ -31,7 +30,7 @@ RAW = frozenset(
         "application/x-www-form-urlencoded",
     }
 )
-"""Types that are taken as the recording itself, beside `audio/*` and `video/*`. The last is what curl's `--data-binary` says unless told."""
+"""Types that are taken as the recording itself, beside `audio/*` and `video/*`. The last: curl says so unless told."""
 
 SUPPORTED = ["audio/*", "video/*", "application/octet-stream", FORM]
 BUDGET_RETRY_S = 2.0
@@ -44,12 +43,8 @@ class UploadLimits:
 
     max_body_bytes: int = 256 << 20
     max_parts: int = 64
-    timeout_s: float = 120.0
-    stall_s: float = 20.0
-
-    @classmethod
-    def of(cls, settings: Settings) -> UploadLimits:
-        return cls(settings.max_body_bytes, settings.max_parts, settings.body_timeout_s, settings.body_stall_s)
+    body_timeout_s: float = 120.0
+    body_stall_s: float = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +155,7 @@ class _Body:
 
     async def read_into(self, reader: FormReader | _RawReader) -> None:
         self._hold(self._announced or 0)
-        deadline = asyncio.get_running_loop().time() + self._limits.timeout_s
+        deadline = asyncio.get_running_loop().time() + self._limits.body_timeout_s
         while True:
             message = await self._next(deadline)
             piece = message.get("body", b"")
@@ -179,7 +174,7 @@ class _Body:
         try:
             if now > deadline:
                 raise TimeoutError
-            async with asyncio.timeout_at(min(deadline, now + self._limits.stall_s)):
+            async with asyncio.timeout_at(min(deadline, now + self._limits.body_stall_s)):
                 message = await self._receive()
         except TimeoutError:
             raise self._too_slow(deadline) from None
@@ -189,9 +184,9 @@ class _Body:
 
     def _too_slow(self, deadline: float) -> SlowBody:
         if asyncio.get_running_loop().time() >= deadline:
-            limit, maximum_s, what = "body_timeout_s", self._limits.timeout_s, "did not arrive"
+            limit, maximum_s, what = "body_timeout_s", self._limits.body_timeout_s, "did not arrive"
         else:
-            limit, maximum_s, what = "body_stall_s", self._limits.stall_s, "paused"
+            limit, maximum_s, what = "body_stall_s", self._limits.body_stall_s, "paused"
         return SlowBody(
             f"The body {what} within {maximum_s:g} s.", limit=limit, maximum=maximum_s, got_bytes=self._received_bytes
         )
