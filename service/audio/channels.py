@@ -20,11 +20,13 @@ def pick(block: Samples, channel: Literal["mix"] | int) -> NDArray[np.float32]:
     channels = block.shape[0]
     if channel == "mix":
         # of one channel the mean is itself: not a copy for the commonest case
-        return block[0] if channels == 1 else block.mean(axis=0, dtype=np.float32)
+        mixed: NDArray[np.float32] = block[0] if channels == 1 else block.mean(axis=0, dtype=np.float32)
+        return mixed
     if not 0 <= channel < channels:
         raise BadRequest(
             f"Channel {channel} was asked for; the recording has {channels}, counted from 0.",
             parameter="channel",
             got=channel,
         )
-    return block[channel]
+    chosen: NDArray[np.float32] = block[channel]
+    return chosen
