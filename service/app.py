@@ -35,7 +35,8 @@ SWITCH_INTERVAL_S = 0.001
 
 DESCRIPTION = (
     "Send a recording, as the raw body or as a form; get how good the speech sounds and where it breaks, "
-    "what is heard and when, and the recording without its noise. Every failure is a problem document; `/problems` lists them."
+    "what is heard and when, and the recording without its noise. "
+    "Every failure is a problem document; `/problems` lists them."
 )
 
 logger = logging.getLogger("earmark")
@@ -89,11 +90,12 @@ def _desk(settings: Settings) -> Desk:
     )
     memory_bytes = machine.usable_memory_bytes()
     budget = settings.max_bodies_bytes or max(settings.max_body_bytes, memory_bytes // 4)
-    logger.info("starting", extra={"version": __version__, "workers": cores, "memory_bytes": memory_bytes, "pid": os.getpid()})
+    facts = {"version": __version__, "workers": cores, "memory_bytes": memory_bytes, "pid": os.getpid()}
+    logger.info("starting", extra=facts)
     return Desk(
         settings=settings,
         bench=Workbench(manager, workers, metrics, clock),
-        memory=BodyMemory(budget, metrics),
+        memory=BodyMemory(budget, metrics.bodies_bytes),
         door=door_for(settings.keys(), settings.key_requests),
         admin=AdminDoor(settings.admin_key.get_secret_value()),
     )

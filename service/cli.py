@@ -35,14 +35,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="earmark", description="Hear how good a recording is, what is in it, and clean it.")
+    parser = argparse.ArgumentParser(
+        prog="earmark", description="Hear how good a recording is, what is in it, and clean it."
+    )
     parser.add_argument("--version", action="version", version=f"earmark {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    _add_serve(commands.add_parser("serve", help="answer requests", formatter_class=argparse.RawDescriptionHelpFormatter))
-    check = commands.add_parser("check", help="load every model, verify sums and golden answers, print speed on this machine")
+    _add_serve(
+        commands.add_parser("serve", help="answer requests", formatter_class=argparse.RawDescriptionHelpFormatter)
+    )
+    check = commands.add_parser(
+        "check", help="load every model, verify sums and golden answers, print speed on this machine"
+    )
     check.add_argument("--models", default="", help="further model folders, joined by ':'")
     check.set_defaults(run=_check)
-    models = commands.add_parser("models", help="list or check model folders").add_subparsers(required=True, metavar="ACTION")
+    models = commands.add_parser("models", help="list or check model folders").add_subparsers(
+        required=True, metavar="ACTION"
+    )
     listing = models.add_parser("list", help="the models there are")
     listing.add_argument("--models", default="", help="further model folders, joined by ':'")
     listing.set_defaults(run=_models_list)
@@ -88,7 +96,9 @@ def serve(settings: Settings) -> int:
 
     configure_logging(settings.log_level, settings.log_format)
     if not settings.keys() and not _is_loopback(settings.host):
-        logger.warning("anybody who reaches this address may ask: EARMARK_API_KEYS is not set", extra={"host": settings.host})
+        logger.warning(
+            "anybody who reaches this address may ask: EARMARK_API_KEYS is not set", extra={"host": settings.host}
+        )
     # uvicorn raises the signal again once it has shut down; without a handler that would be exit code 143
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)

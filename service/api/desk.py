@@ -52,7 +52,7 @@ class Desk:
             raise Draining("the service is shutting down; another one will answer", retry_after_s=1.0)
         with self.door.enter(request.headers.get("authorization")):
             deadline = self.bench.clock.now() + _deadline_s(request, self.settings.deadline_s)
-            async with receive_upload(request, _upload_limits(self.settings), self.memory) as upload:
+            async with receive_upload(request, UploadLimits.of(self.settings), self.memory) as upload:
                 yield Visit(self, request, upload.files, upload.is_form, deadline)
 
 
@@ -131,15 +131,6 @@ def _deadline_s(request: Request, most_s: float) -> float:
     said = request.headers.get(DEADLINE_HEADER)
     if said is None:
         return most_s
-    if not (said.isascii() and said.isdecimal() and 0 < int(said[:12]) and len(said) <= 12):
+    if not (said.isascii() and said.isdecimal() and len(said) <= 12 and int(said) > 0):
         raise BadRequest(f"{DEADLINE_HEADER} must be a whole number of milliseconds above 0", parameter=DEADLINE_HEADER)
     return min(most_s, int(said) / 1000)
-
-
-def _upload_limits(settings: Settings) -> UploadLimits:
-    return UploadLimits(
-        max_body_bytes=settings.max_body_bytes,
-        max_parts=settings.max_parts,
-        body_timeout_s=settings.body_timeout_s,
-        body_stall_s=settings.body_stall_s,
-    )

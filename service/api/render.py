@@ -28,7 +28,10 @@ def segments_csv(answer: Scene) -> str:
     """`onset_s,offset_s,label,probability`, a line a segment."""
     return _lines(
         "onset_s,offset_s,label,probability",
-        (f"{one.onset_s:.4f},{one.offset_s:.4f},{_csv(one.label)},{one.probability:.4f}" for one in answer.segments or ()),
+        (
+            f"{one.onset_s:.4f},{one.offset_s:.4f},{_csv(one.label)},{one.probability:.4f}"
+            for one in answer.segments or ()
+        ),
     )
 
 
@@ -62,7 +65,8 @@ def curve_svg(answer: Quality, outline: Envelope) -> str:
         f'<path d="{_outline_path(outline)}" fill="#c6ccd6"/>{shades}'
         f'<polyline fill="none" stroke="#1f5fbf" stroke-width="2" points="{_curve_points(answer, x, y)}"/>'
         f'<g fill="#333"><text x="{MARGIN}" y="24">{escape(title)}</text>'
-        f'<text x="4" y="{y(scale.max) + 4:.0f}">{scale.max:g}</text><text x="4" y="{y(scale.min) + 4:.0f}">{scale.min:g}</text>'
+        f'<text x="4" y="{y(scale.max) + 4:.0f}">{scale.max:g}</text>'
+        f'<text x="4" y="{y(scale.min) + 4:.0f}">{scale.min:g}</text>'
         f'<text x="{MARGIN}" y="{HEIGHT - 14}">0 s</text>'
         f'<text x="{WIDTH - MARGIN}" y="{HEIGHT - 14}" text-anchor="end">{duration_s:.1f} s</text></g></svg>\n'
     )

@@ -16,7 +16,11 @@ class StreamedAnswer(StreamingResponse):
     """
 
     def __init__(
-        self, parts: AsyncIterator[bytes], media_type: str, held: AsyncExitStack, headers: Mapping[str, str] | None = None
+        self,
+        parts: AsyncIterator[bytes],
+        media_type: str,
+        held: AsyncExitStack,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(parts, media_type=media_type, headers=headers)
         self._held = held

@@ -63,7 +63,7 @@ class Batching(_Table):
 
 
 class Window(_Table):
-    """How a recording is cut. Pieces of `max_s` overlap by `context_s` on both sides, which is dropped when they are joined."""
+    """How a recording is cut: pieces of `max_s` overlap by `context_s` on both sides, which the join drops."""
 
     min_s: Annotated[float, Field(ge=0)] = 0.0
     """Shorter recordings are refused as too short."""
@@ -113,7 +113,7 @@ class Segmenting(_Table):
 
 
 class Golden(_Table):
-    """`golden.npz`: `waveform` [samples] and the outputs it must give, named as the graph names them, without the batch axis."""
+    """`golden.npz`: `waveform` [samples] and the outputs it must give, by the graph's names, without the batch axis."""
 
     path: str = "golden.npz"
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -153,6 +153,10 @@ class Manifest(_Table):
     def id(self) -> str:
         return f"{self.name}@{self.version}"
 
+    @property
+    def labels_named(self) -> tuple[str, ...]:
+        return tuple(label.name for label in self.labels)
+
     @model_validator(mode="after")
     def _complete_for_its_task(self) -> Manifest:
         if self.task == "quality" and not self.scales:
@@ -189,5 +193,5 @@ def parse_manifest(tables: dict[str, Any], where: str = "model.toml") -> Manifes
     try:
         return Manifest.model_validate(tables)
     except ValidationError as error:
-        lines = [f"{'.'.join(str(part) for part in fault['loc']) or 'model'}: {fault['msg']}" for fault in error.errors()]
-        raise BadManifest(f"{where}: " + "; ".join(lines)) from error
+        faults = (("".join(f".{part}" for part in fault["loc"]).lstrip("."), fault["msg"]) for fault in error.errors())
+        raise BadManifest(f"{where}: " + "; ".join(f"{key or 'model'}: {text}" for key, text in faults)) from error

@@ -65,7 +65,7 @@ def thin(curve: Curve, step_s: float) -> Curve:
 def worst_stretches(curve: Curve, scale_width: float, higher_is_better: bool = True) -> list[Stretch]:
     """The stretches that pull the mean of *curve* down most, worst pull first, at most `MOST_STRETCHES`.
 
-    A stretch lies below the mean by half a deviation and by `LEAST_DROP` of the scale; its pull is its depth times its length.
+    A stretch lies below the mean by half a deviation and by `LEAST_DROP` of the scale; its pull is depth times length.
     """
     values = curve.values if higher_is_better else -curve.values
     if not len(values):

@@ -33,7 +33,13 @@ class EnhanceListener:
     """
 
     def __init__(
-        self, model: Model, facts: AudioFacts, channel: int | str, rate: int, wet: float, audience: Listener | None = None
+        self,
+        model: Model,
+        facts: AudioFacts,
+        channel: int | str,
+        rate: int,
+        wet: float,
+        audience: Listener | None = None,
     ) -> None:
         manifest = model.manifest
         self.rate = rate

@@ -144,5 +144,7 @@ def check_step(step_s: float | None, least_s: float) -> float:
     if step_s is None:
         return least_s
     if step_s < least_s * (1 - 1e-9):
-        raise BadRequest(f"step is {step_s:g} s; this model's frames are {least_s:g} s apart", parameter="step", minimum=least_s)
+        raise BadRequest(
+            f"step is {step_s:g} s; this model's frames are {least_s:g} s apart", parameter="step", minimum=least_s
+        )
     return step_s

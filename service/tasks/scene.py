@@ -84,10 +84,11 @@ def check_alike(manifests: Sequence[Manifest]) -> None:
     """
     first = manifests[0]
     for other in manifests[1:]:
-        if [label.name for label in other.labels] != [label.name for label in first.labels]:
-            raise BadRequest(f"{first.id} and {other.id} name different labels: they cannot be averaged", parameter="model")
-        if other.frames != first.frames:
-            raise BadRequest(f"{first.id} and {other.id} have different frames: they cannot be averaged", parameter="model")
+        unlike = (
+            "labels" if other.labels_named != first.labels_named else "frames" if other.frames != first.frames else ""
+        )
+        if unlike:
+            raise BadRequest(f"{first.id} and {other.id} differ in their {unlike}: no mean of them", parameter="model")
 
 
 def conclude(
@@ -104,7 +105,7 @@ def conclude(
     manifest = listeners[0].manifest
     spec = manifest.frames
     assert spec is not None  # noqa: S101  SceneListener refuses models without frames
-    names = tuple(label.name for label in manifest.labels)
+    names = manifest.labels_named
     shortest = min(len(listener.frames()) for listener in listeners)
     frames = np.mean([listener.frames()[:shortest] for listener in listeners], axis=0, dtype=np.float32)
     warnings = []

@@ -12,9 +12,10 @@ _BINARY: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
 AUDIO_BODY: dict[str, Any] = {
     "required": True,
     "description": (
-        "The recording: as the raw body (its type is found by content), as raw PCM (`audio/L16; rate=16000; channels=1`, "
-        "or `audio/pcm; rate=16000; channels=1; encoding=s16le`), or as a form with a part named `file`; "
-        "several such parts are answered as `{\"results\": [...]}` in order."
+        "The recording: as the raw body (its type is found by content), as raw PCM "
+        "(`audio/L16; rate=16000; channels=1`, or `audio/pcm; rate=16000; channels=1; encoding=s16le`), "
+        "or as a form with a part named `file`; "
+        'several such parts are answered as `{"results": [...]}` in order.'
     ),
     "content": {
         "application/octet-stream": _BINARY,
@@ -26,7 +27,9 @@ AUDIO_BODY: dict[str, Any] = {
             "schema": {
                 "type": "object",
                 "required": ["file"],
-                "properties": {"file": {"type": "array", "minItems": 1, "items": {"type": "string", "format": "binary"}}},
+                "properties": {
+                    "file": {"type": "array", "minItems": 1, "items": {"type": "string", "format": "binary"}}
+                },
             }
         },
     },
@@ -37,7 +40,7 @@ HEADERS: list[dict[str, Any]] = [
         "name": "Earmark-Deadline-Ms",
         "in": "header",
         "required": False,
-        "description": "Milliseconds after which the answer is of no more use; never more than the service's own limit.",
+        "description": "Milliseconds after which the answer is of no use; never more than the service's own limit.",
         "schema": {"type": "integer", "minimum": 1, "maximum": 999_999_999_999},
     }
 ]

@@ -26,7 +26,7 @@ from service.tasks.hear import Event, Report, SoundPart, Wishes, hear
 
 router = APIRouter(tags=[TAG_LISTEN])
 ANSWERS = answers("Enhanced")
-ANSWERS["content"] |= {media_type: {"schema": {"type": "string", "format": "binary"}} for media_type in MEDIA_TYPES.values()}
+ANSWERS["content"] |= {kind: {"schema": {"type": "string", "format": "binary"}} for kind in MEDIA_TYPES.values()}
 
 
 @router.post(

@@ -42,7 +42,7 @@ async def limits(request: Request) -> Limits:
     settings, audio = desk.settings, AudioLimits()
     return Limits(
         max_body_bytes=settings.max_body_bytes,
-        max_bodies_bytes=desk.memory.budget_bytes,
+        max_bodies_bytes=desk.memory.max_bytes,
         max_duration_s=settings.max_duration_s,
         max_channels=settings.max_channels,
         max_samples=settings.max_samples,

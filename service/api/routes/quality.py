@@ -56,7 +56,8 @@ async def _one(visit: Visit, query: QualityQuery, file: UploadedFile) -> Quality
 
 async def _drawn(visit: Visit, query: QualityQuery, wanted: str) -> Response:
     file, drawn = visit.only_file, query.model_copy(update={"curve": True})
-    report = await _hear(visit, file, Wishes(quality=query.wish(), outline_points=OUTLINE_POINTS if wanted == SVG else 0))
+    outline_points = OUTLINE_POINTS if wanted == SVG else 0
+    report = await _hear(visit, file, Wishes(quality=query.wish(), outline_points=outline_points))
     answer = _shaped(visit, file, drawn, report)
     workers = visit.desk.bench.workers
     if report.outline is None:
@@ -96,7 +97,8 @@ def _event_line(visit: Visit, file: UploadedFile, query: QualityQuery, event: Ev
     if isinstance(event, CurvePart):
         curve = event.curve
         values = [round(value, 4) for value in curve.values.tolist()]
-        return _line({"type": "curve", "channel": event.place, "start_s": curve.start_s, "step_s": curve.step_s, "values": values})
+        place = {"channel": event.place, "start_s": round(curve.start_s, 4), "step_s": curve.step_s}
+        return _line({"type": "curve", **place, "values": values})
     if isinstance(event, Report):
         visit.note(event.quality_model, event.facts.duration_s)
         return _line({"type": "answer", **_shaped(visit, file, query, event).model_dump()})
