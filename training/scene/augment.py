@@ -122,7 +122,7 @@ def _mixed(
     recipe: Recipe,
     chance: np.random.Generator,
 ) -> tuple[Bands, NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
-    """Some items get another one of the batch beneath or above them; a sound heard half as strong counts half as present."""
+    """Some items get another one of the batch beneath or above them; a sound at half strength is half present."""
     batch = len(powers)
     other = chance.permutation(batch)
     share = np.where(chance.random(batch) < recipe.mix, chance.beta(0.6, 0.6, batch), 1.0).astype(np.float32)

@@ -53,7 +53,7 @@ def f_score(said: NDArray[np.bool_], positive: NDArray[np.bool_], beta: float = 
 def best_threshold(
     scores: Floats, positive: NDArray[np.bool_], beta: float = 0.5, low: float = 0.2, high: float = 0.8
 ) -> float:
-    """The middle of the thresholds between *low* and *high* at which F of *beta* is highest: below 1 it favours silence."""
+    """The middle of the thresholds at which F of *beta* is highest; a beta below 1 favours saying nothing."""
     grid = np.linspace(low, high, 61)
     values = np.array([f_score(scores >= one, positive, beta) for one in grid])
     return round(float(np.median(grid[values >= values.max() - 1e-9])), 3)
@@ -72,7 +72,7 @@ def wilson(hits: int, total: int, z: float = 1.96) -> tuple[float, float]:
 def bootstrap(
     figure: Callable[[Ints], float], groups: Sequence[str], draws: int = 2000, seed: int = 0
 ) -> tuple[float, float]:
-    """95 % interval of *figure* (of row numbers) when whole recordings are drawn again: clips of one are not independent."""
+    """95 % interval of *figure* (of row numbers) when whole recordings are drawn again: their clips go together."""
     chance = np.random.default_rng(seed)
     names = np.array(groups)
     members = [np.flatnonzero(names == name) for name in np.unique(names)]
