@@ -9,7 +9,7 @@ from fastapi import APIRouter, Path, Request
 from service.api.desk import desk_of
 from service.api.problems import responses_for
 from service.api.schemas import ModelDetail, ModelInfo, ModelList
-from service.engine.manager import ModelStatus
+from service.engine.status import ModelStatus
 from service.errors import NotFound
 
 router = APIRouter(prefix="/models", tags=["Models"])
