@@ -42,7 +42,8 @@ lock: $(BIN)/python  ## versions stay where they can; LOCK_FLAGS=--upgrade takes
 	$(COMPILE) $(LIKE_SERVE) --extra media -o requirements/media.txt
 	$(COMPILE) $(LIKE_SERVE) --extra gpu --no-emit-package onnxruntime -o requirements/gpu.txt
 	$(COMPILE) $(LIKE_SERVE) --extra media --extra train --extra dev --no-emit-package pesq -o requirements/test.txt
-	$(COMPILE) requirements/pesq.in --no-deps -o requirements/pesq.txt
+	$(COMPILE) --no-deps requirements/pesq.in -o requirements/pesq.txt
+	$(COMPILE) requirements/build.in -o requirements/build.txt
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
@@ -67,6 +68,7 @@ $(EXTRA): $(TESTS)
 	$(PIP) --retries 1 $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL)) $(TORCH) 2>/dev/null \
 		|| $(PIP) $(subst 2.13.0,2.13.0+cpu,$(TORCH)) 2>/dev/null \
 		|| echo "No CPU build of torch for this machine: the tests that need it are skipped."
+	@$(BIN)/python -c "import torchaudio" 2>/dev/null || $(BIN)/python -m pip --quiet uninstall --yes torchaudio 2>/dev/null
 	$(PIP) --require-hashes -r requirements/pesq.txt 2>/dev/null \
 		|| echo "No C compiler for pesq: the tests that need it are skipped."
 	@$(call stamped,extra)

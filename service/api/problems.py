@@ -83,7 +83,7 @@ PROBLEMS: tuple[ProblemKind, ...] = (
     ProblemKind(
         errors.TooLarge,
         413,
-        "A limit was passed: `limit` names it, `maximum` is its value and `got` is what came. `GET /limits` lists them all.",
+        "`limit` names the limit that was passed, `maximum` is its value, `got` is what came. `GET /limits` has them all.",
     ),
     ProblemKind(
         errors.UnsupportedAudio,

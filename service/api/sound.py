@@ -11,7 +11,7 @@ from service.api import shape
 from service.api.desk import Visit
 from service.api.parameters import AudioFormat
 from service.api.schemas import Enhanced
-from service.api.upload import UploadedFile
+from service.api.multipart import UploadedFile
 from service.audio.decode import Recording
 from service.audio.encode import Encoder, encoder
 from service.errors import InternalFault, TooLarge

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from service.audio.channels import pick
 from service.audio.resample import Resampler
-from service.engine.manager import Model
+from service.engine.model import Model
 from service.tasks.feed import Feed
 from service.tasks.listen import Job, Listener
 from service.tasks.windows import Piece

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from service.audio.channels import pick
 from service.audio.levels import LevelFacts
-from service.engine.manager import Model
+from service.engine.model import Model
 from service.engine.manifest import Frames, Scale
 from service.errors import BadRequest, SilentAudio
 from service.tasks.curves import FrameJoin, thin, worst_stretches

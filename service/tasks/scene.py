@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from service.audio.channels import pick
 from service.audio.levels import LevelFacts
-from service.engine.manager import Model
+from service.engine.model import Model
 from service.engine.manifest import Manifest
 from service.errors import BadRequest
 from service.tasks.curves import FrameJoin
@@ -107,7 +107,8 @@ def conclude(
     assert spec is not None  # noqa: S101  SceneListener refuses models without frames
     names = manifest.labels_named
     shortest = min(len(listener.frames()) for listener in listeners)
-    frames = np.mean([listener.frames()[:shortest] for listener in listeners], axis=0, dtype=np.float32)
+    tracks = np.stack([listener.frames()[:shortest] for listener in listeners])
+    frames: NDArray[np.float32] = tracks.mean(axis=0, dtype=np.float32)
     warnings = []
     if levels.silent:
         clip = np.zeros(len(names))

@@ -1,7 +1,7 @@
 """Which sounds the model names, and what a recording's labels say, and do not say, about each of them.
 
-The ten sounds of ESC-10 and speech: those of which the corpus holds many independent recordings in every split. Everything
-else in the corpus serves as "none of these".
+The ten sounds of ESC-10 and speech: those of which the corpus holds many independent recordings in every split.
+Everything else in the corpus serves as "none of these".
 """
 
 from __future__ import annotations

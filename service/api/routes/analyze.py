@@ -14,7 +14,7 @@ from service.api.parameters import AnalyzeQuery, analyze_parameters, analyze_que
 from service.api.routes.contract import LISTEN_PROBLEMS, TAG_LISTEN, answers, listening
 from service.api.schemas import Analysis
 from service.api.sound import Sound, encoder_of, enhanced, made_whole
-from service.api.upload import UploadedFile
+from service.api.multipart import UploadedFile
 from service.tasks.hear import Report, Wishes, hear_out
 
 MULTIPART = "multipart/mixed"

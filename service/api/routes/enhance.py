@@ -19,7 +19,7 @@ from service.api.routes.contract import LISTEN_PROBLEMS, TAG_LISTEN, answers, li
 from service.api.schemas import Enhanced
 from service.api.sound import MEDIA_TYPES, Sound, encoder_of, enhanced, made_whole
 from service.api.streamed import StreamedAnswer
-from service.api.upload import UploadedFile
+from service.api.multipart import UploadedFile
 from service.audio.encode import Encoder
 from service.errors import NotAcceptable
 from service.tasks.hear import Event, Report, SoundPart, Wishes, hear

@@ -19,7 +19,7 @@ from service.api.render import curve_csv, curve_svg
 from service.api.routes.contract import LISTEN_PROBLEMS, TAG_LISTEN, answers, listening
 from service.api.schemas import Quality
 from service.api.streamed import StreamedAnswer
-from service.api.upload import UploadedFile
+from service.api.multipart import UploadedFile
 from service.errors import EarmarkError
 from service.tasks.hear import CurvePart, Event, Report, Wishes, hear, hear_out
 
