@@ -216,7 +216,7 @@ class Engine(RuleBasedStateMachine):
         job.payload.ends.append(end)
 
 
-Engine.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+Engine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 TestEngine = Engine.TestCase
 
 
@@ -343,7 +343,7 @@ def test_draining_admits_nothing_and_answers_what_waits() -> None:
     st.floats(0.001, 5.0),
     st.floats(0.001, 5.0),
 )
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=50)
 def test_later_deadline_is_never_refused_where_an_earlier_one_is_admitted(
     queued: list[tuple[float, float]], length_s: float, one: float, other: float
 ) -> None:
@@ -366,7 +366,7 @@ def test_later_deadline_is_never_refused_where_an_earlier_one_is_admitted(
 
 
 @given(st.lists(LENGTHS, min_size=1, max_size=6), st.lists(LENGTHS, min_size=1, max_size=6))
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=25)
 def test_lanes_with_work_get_equal_time(mine: list[float], theirs: list[float]) -> None:
     """Whatever the lengths, two lanes that always have work differ by no more than one batch in seconds served."""
     batcher: Batcher[int] = Batcher(1, 1e9)
