@@ -88,10 +88,14 @@ async def test_client_that_never_stops_is_left_after_a_while(http: str) -> None:
     async with serving(lingering(refuse, linger_s=0.05), http) as port, connected(port) as line:
         await line.send(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
         assert (await line.answer())[0] == 413
-        with pytest.raises(ConnectionError):
+
+        async def never_stop() -> None:
             while True:
                 await line.send(b"1\r\nx\r\n")
                 await asyncio.sleep(0)
+
+        with pytest.raises(ConnectionError):
+            await never_stop()
 
 
 @both_servers

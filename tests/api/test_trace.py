@@ -97,8 +97,14 @@ async def test_one_line_with_what_is_known(lines: Any) -> None:
     (line,) = lines()
     assert line.pop("duration_ms") >= 0
     assert line == {
-        "request_id": "id-1", "method": "POST", "route": "/echo/{n}", "status": 200, "body_bytes": 3, "model": "m@1", "audio_s": 2.5,
-    }  # fmt: skip
+        "request_id": "id-1",
+        "method": "POST",
+        "route": "/echo/{n}",
+        "status": 200,
+        "body_bytes": 3,
+        "model": "m@1",
+        "audio_s": 2.5,
+    }
 
 
 async def test_the_id_is_nobodys_after_the_request() -> None:
