@@ -1,0 +1,4 @@
+"""How the shipped models came to be: corpus, simulation, training, evaluation, export.
+
+May import `service`, never the reverse.
+"""

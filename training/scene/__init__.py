@@ -1,0 +1,1 @@
+"""The sound event model: which of a few sounds are heard in a recording, and when."""
