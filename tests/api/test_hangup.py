@@ -4,13 +4,13 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
-from live import PATIENCE_S, Line, connected, serving
 from starlette.background import BackgroundTask
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.hangup import HangUp, has_body
+from tests.api.live import PATIENCE_S, Line, connected, serving
 
 Handler = Callable[[Request], Awaitable[Response]]
 

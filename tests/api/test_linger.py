@@ -4,12 +4,12 @@ import asyncio
 import functools
 
 import pytest
-from live import connected, serving
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.api.linger import Linger
+from tests.api.live import connected, serving
 
 SIZE = 20 << 20
 both_servers = pytest.mark.parametrize("http", ["httptools", "h11"])

@@ -4,12 +4,12 @@ import hashlib
 from itertools import pairwise
 
 import pytest
-from forms import BOUNDARY, form, part
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from service.api.multipart import MAX_PART_HEADER_BYTES, MAX_PART_HEADERS, FormReader, sanitised_name
 from service.errors import BadRequest, BrokenBody, EarmarkError, TooLarge
+from tests.api.forms import BOUNDARY, form, part
 
 Outcome = list[tuple[str | None, str, bytes]] | type[EarmarkError]
 

@@ -7,7 +7,6 @@ import re
 from typing import Any
 
 import pytest
-from live import PATIENCE_S, connected, serving
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Mount, Route, Router
@@ -17,6 +16,7 @@ from service.api.hangup import HangUp
 from service.api.logs import request_id as current_request_id
 from service.api.trace import Trace, new_request_id, note, request_id_of
 from service.metrics import Metrics
+from tests.api.live import PATIENCE_S, connected, serving
 
 RECORDS = "earmark.access"
 

@@ -10,7 +10,6 @@ from itertools import pairwise
 import httpx
 import pytest
 from fastapi import FastAPI
-from forms import BOUNDARY, form, form_type, part
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import Gauge
@@ -28,6 +27,7 @@ from service.errors import (
     TooLarge,
     UnsupportedAudio,
 )
+from tests.api.forms import BOUNDARY, form, form_type, part
 
 LIMITS = UploadLimits(max_body_bytes=1000, max_parts=3, body_timeout_s=5.0, body_stall_s=5.0)
 GONE: Message = {"type": "http.disconnect"}
