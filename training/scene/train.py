@@ -80,7 +80,7 @@ def network() -> Net:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     add_arguments(parser)
-    parser.add_argument("--epochs", type=int, default=300)
+    parser.add_argument("--epochs", type=int, default=220)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--with-val", action="store_true", help="learn from the validation split as well")
     options = parser.parse_args()
