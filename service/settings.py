@@ -50,6 +50,7 @@ class Settings(BaseSettings):
     max_duration_s: float = Field(7200.0, gt=0, description="Longest recording, in seconds.")
     max_channels: int = Field(16, ge=1, le=64, description="Most channels.")
     max_samples: int = Field(400_000_000, ge=1, description="Most decoded samples, counted over all channels.")
+    max_answer_bytes: int = Field(256 * MIB, ge=1, description="Largest enhanced recording that is held whole (JSON, multipart, score=true); streamed ones have no such limit.")
     max_parts: int = Field(64, ge=1, le=1000, description="Most parts of a form.")
     body_timeout_s: float = Field(120.0, gt=0, description="Longest time a body may take to arrive, in seconds.")
     body_stall_s: float = Field(20.0, gt=0, description="Longest pause between two pieces of a body, in seconds.")
