@@ -30,7 +30,9 @@ def make_repository(folder: Path) -> Path:
     return folder
 
 
-def make_model(folder: Path, task: Task, name: str = "", version: int = 1, *, graph: bytes | None = None, **overrides: Any) -> Path:
+def make_model(
+    folder: Path, task: Task, name: str = "", version: int = 1, *, graph: bytes | None = None, **overrides: Any
+) -> Path:
     """Write `folder/<name>/<version>/` and return it.
 
     Args:
@@ -89,7 +91,8 @@ def to_toml(table: dict[str, Any]) -> str:
 
 def _toml(value: Any) -> str:
     if isinstance(value, dict):
-        return "{ " + ", ".join(f"{json.dumps(key)} = {_toml(item)}" for key, item in value.items() if item is not None) + " }"
+        pairs = (f"{json.dumps(key)} = {_toml(item)}" for key, item in value.items() if item is not None)
+        return "{ " + ", ".join(pairs) + " }"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(_toml(item) for item in value) + "]"
     return json.dumps(value)
@@ -124,7 +127,7 @@ def _constants() -> list[TensorProto]:
 
 
 def _masked() -> list[onnx.NodeProto]:
-    """`x`: the waveform with zeros from each item's length on; `n`: the lengths as floats; `rms` over the true length."""
+    """`x`: the waveform with zeros from each item's length on; `n`: lengths as floats; `rms` over the true length."""
     node = helper.make_node
     return [
         node("Shape", ["waveform"], ["samples_v"], start=1, end=2),

@@ -13,9 +13,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service.api.doors import AdminDoor, Door
+from service.api.multipart import UploadedFile
 from service.api.problems import problem_document
 from service.api.trace import note, request_id_of
-from service.api.multipart import UploadedFile
 from service.api.upload import BodyMemory, UploadLimits, receive_upload
 from service.audio.decode import Recording
 from service.audio.raw import parse_raw_type

@@ -1,4 +1,4 @@
-"""One channel out of several."""
+"""Several channels to one."""
 
 from __future__ import annotations
 
@@ -6,21 +6,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import BadRequest
-from service.values import Samples
+from service.values import OneChannel, Samples
 
 
-def pick(block: Samples, channel: int | str) -> NDArray[np.float32]:
-    """The mean of all channels for "mix", else the one with that number; (frames,).
+def pick(block: Samples, channel: OneChannel) -> NDArray[np.float32]:
+    """(channels, n) → (n,): the mean of all channels, or the one with that number, counted from 0.
 
     Raises:
         BadRequest: there is no such channel.
     """
+    channels = block.shape[0]
     if channel == "mix":
-        mixed: NDArray[np.float32] = block[0] if len(block) == 1 else block.mean(axis=0, dtype=np.float32)
-        return mixed
-    if not isinstance(channel, int) or not 0 <= channel < len(block):
+        # of one channel the mean is itself: not a copy for the commonest case
+        mean: NDArray[np.float32] = block[0] if channels == 1 else block.mean(axis=0, dtype=np.float32)
+        return mean
+    if not 0 <= channel < channels:
         raise BadRequest(
-            f"channel {channel} was asked for; the recording has {len(block)}, counted from 0",
+            f"Channel {channel} was asked for; the recording has {channels}, counted from 0.",
             parameter="channel",
             got=channel,
         )

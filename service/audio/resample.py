@@ -1,48 +1,56 @@
-"""Another sample rate, block by block: the result does not depend on how the blocks were cut."""
+"""One sample rate to another, block by block: no delay, the exact length, the same result however it is cut."""
 
 from __future__ import annotations
 
 import numpy as np
 import soxr
 
+from service.errors import InternalFault
 from service.values import Samples
 
 
 class Resampler:
-    """From one rate to another, aligned to the sample; n frames become exactly round(n * rate_out / rate_in).
+    """Sample 0 of the output lies where sample 0 of the input lies. A tone keeps its level to within 0.01 dB up to about
+    90 % of the lower rate's half; above that is the filter's edge.
 
     Args:
-        rate_in, rate_out: in Hz.
-        channels: of every block.
+        rate_in: of what is pushed, in Hz.
+        rate_out: of what comes back, in Hz.
+        channels: of both.
     """
 
     def __init__(self, rate_in: int, rate_out: int, channels: int) -> None:
-        self._rate_in, self._rate_out, self._channels = rate_in, rate_out, channels
-        self._stream = None if rate_in == rate_out else soxr.ResampleStream(rate_in, rate_out, channels, "float32", "HQ")
+        self._rate_in = rate_in
+        self._rate_out = rate_out
+        self._channels = channels
         self._taken = 0
         self._given = 0
+        self._finished = False
+        self._stream = (
+            None if rate_in == rate_out else soxr.ResampleStream(rate_in, rate_out, channels, "float32", "HQ")
+        )
 
     def push(self, block: Samples) -> Samples:
-        """(channels, frames) in, what is ready out; the last few samples stay inside until `finish`."""
+        """Take (channels, n) more; gives (channels, m), with m 0 at first: the filter must see some of the future."""
+        if self._finished:
+            raise InternalFault("a resampler was used after its end")
         self._taken += block.shape[1]
-        return self._give(self._run(block, last=False), self._due())
-
-    def finish(self) -> Samples:
-        """The rest, so that the length is exact."""
-        due = self._due()
-        rest = self._give(self._run(np.zeros((self._channels, 0), np.float32), last=True), due)
-        return np.pad(rest, ((0, 0), (0, due - self._given))) if due > self._given else rest
-
-    def _due(self) -> int:
-        return (2 * self._taken * self._rate_out + self._rate_in) // (2 * self._rate_in)
-
-    def _give(self, made: Samples, due: int) -> Samples:
-        made = made[:, : max(0, due - self._given)]
-        self._given += made.shape[1]
-        return made
-
-    def _run(self, block: Samples, *, last: bool) -> Samples:
         if self._stream is None:
             return block
-        made: Samples = self._stream.resample_chunk(np.ascontiguousarray(block.T), last=last)
-        return np.ascontiguousarray(made.reshape(-1, self._channels).T)
+        return self._give(self._stream.resample_chunk(np.ascontiguousarray(block.T, np.float32)))
+
+    def finish(self) -> Samples:
+        """The rest, so that all together are round(taken * rate_out / rate_in) frames."""
+        if self._finished:
+            raise InternalFault("a resampler was finished twice")
+        self._finished = True
+        if self._stream is None:
+            return np.zeros((self._channels, 0), np.float32)
+        missing = round(self._taken * self._rate_out / self._rate_in) - self._given
+        tail = self._stream.resample_chunk(np.zeros((0, self._channels), np.float32), last=True)[:missing]
+        padding = np.zeros((missing - len(tail), self._channels), np.float32)
+        return self._give(np.concatenate([tail, padding]))
+
+    def _give(self, made: Samples) -> Samples:
+        self._given += len(made)
+        return np.ascontiguousarray(made.T)

@@ -1,4 +1,4 @@
-"""The outline of a recording, for drawing."""
+"""The outline of a recording for drawing: least and greatest sample of equal stretches, however long it turns out."""
 
 from __future__ import annotations
 
@@ -9,49 +9,55 @@ from service.values import Samples
 
 
 class Envelope:
-    """Lowest and highest sample over equal stretches of time; memory stays the same however long the recording is.
+    """Keeps up to *points* pairs. When they are full, neighbours are folded into one and a stretch is twice as long.
 
     Args:
-        points: at most twice as many stretches are kept, at least as many once there are enough samples.
-
-    Attributes:
-        low, high: (stretches,), over all channels.
+        points: most pairs kept, an even number above 0; between half of it and all of it come back for long recordings.
     """
 
     def __init__(self, points: int) -> None:
-        self._most = 2 * points
+        if points < 2 or points % 2:
+            raise ValueError("an envelope has an even number of points")
+        self._low = np.zeros(points, np.float32)
+        self._high = np.zeros(points, np.float32)
+        self._filled = 0
         self._stretch = 1
-        self._low: NDArray[np.float32] = np.zeros(0, np.float32)
-        self._high: NDArray[np.float32] = np.zeros(0, np.float32)
-        self._rest: NDArray[np.float32] = np.zeros((2, 0), np.float32)
+        self._rest = np.zeros((2, 0), np.float32)
 
-    def push(self, block: Samples) -> None:
-        """Take (channels, frames) more."""
-        self._add(np.stack((block.min(axis=0), block.max(axis=0))))
-        while len(self._low) > self._most:
-            self._fold()
+    @property
+    def stretch_frames(self) -> int:
+        """Frames that one pair stands for (the last one may stand for fewer)."""
+        return self._stretch
 
     @property
     def low(self) -> NDArray[np.float32]:
-        return np.append(self._low, self._rest[0].min()) if self._rest.size else self._low
+        """The least sample over all channels of each stretch."""
+        return np.append(self._low[: self._filled], self._rest[0].min(keepdims=True) if self._rest.size else [])
 
     @property
     def high(self) -> NDArray[np.float32]:
-        return np.append(self._high, self._rest[1].max()) if self._rest.size else self._high
+        """The greatest sample over all channels of each stretch."""
+        return np.append(self._high[: self._filled], self._rest[1].max(keepdims=True) if self._rest.size else [])
 
-    def _add(self, pairs: NDArray[np.float32]) -> None:
-        pairs = np.concatenate((self._rest, pairs), axis=1)
-        whole = pairs.shape[1] // self._stretch * self._stretch
-        self._rest = pairs[:, whole:]
-        self._low = np.append(self._low, pairs[0, :whole].reshape(-1, self._stretch).min(axis=1))
-        self._high = np.append(self._high, pairs[1, :whole].reshape(-1, self._stretch).max(axis=1))
+    def push(self, block: Samples) -> None:
+        """Take (channels, n) more."""
+        frames = np.concatenate([self._rest, np.stack([block.min(axis=0), block.max(axis=0)])], axis=1)
+        at = 0
+        while frames.shape[1] - at >= self._stretch:
+            if self._filled == len(self._low):
+                self._fold()
+                continue
+            whole = min((frames.shape[1] - at) // self._stretch, len(self._low) - self._filled)
+            part = frames[:, at : at + whole * self._stretch].reshape(2, whole, self._stretch)
+            self._low[self._filled : self._filled + whole] = part[0].min(axis=1)
+            self._high[self._filled : self._filled + whole] = part[1].max(axis=1)
+            self._filled += whole
+            at += whole * self._stretch
+        self._rest = frames[:, at:].copy()
 
     def _fold(self) -> None:
-        """Two stretches become one; an odd one at the end goes back to the samples that wait."""
-        if len(self._low) % 2:
-            last = np.array([[self._low[-1]], [self._high[-1]]], np.float32).repeat(self._stretch, axis=1)
-            self._rest = np.concatenate((last, self._rest), axis=1)
-        even = len(self._low) // 2 * 2
-        self._low = self._low[:even].reshape(-1, 2).min(axis=1)
-        self._high = self._high[:even].reshape(-1, 2).max(axis=1)
+        half = len(self._low) // 2
+        self._low[:half] = self._low.reshape(half, 2).min(axis=1)
+        self._high[:half] = self._high.reshape(half, 2).max(axis=1)
+        self._filled = half
         self._stretch *= 2

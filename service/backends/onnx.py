@@ -63,7 +63,7 @@ class OnnxBackend:
 def _open(path: Path, device: Device) -> onnxruntime.InferenceSession:
     has_cuda = CUDA in onnxruntime.get_available_providers()
     if device == "cuda" and not has_cuda:
-        raise BackendError("device cuda was asked for, but this onnxruntime has no CUDA provider: install onnxruntime-gpu")
+        raise BackendError("device cuda was asked for, but this onnxruntime has no CUDA provider: use onnxruntime-gpu")
     if device == "cpu" or not has_cuda:
         return _session(path, [CPU])
     # CUDA's libraries come as wheels, where the loader does not look by itself.

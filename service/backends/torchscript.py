@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,9 +21,12 @@ if TYPE_CHECKING:
 
 
 class TorchScriptBackend:
-    """A scripted or traced module whose `forward(waveform, lengths)` gives a dict of named tensors.
+    """A scripted or traced module with `forward(waveform, lengths)`. See `service.backends.base.Backend`.
 
-    See `service.backends.base.Backend`.
+    Args:
+        path: the `.pt` file.
+        device: "auto" takes a GPU where torch sees one, "cuda" insists on it.
+        output_names: of the tensors in the tuple that it gives, in order; a dict or a named tuple names its own.
 
     Raises:
         BackendError: torch is missing, the file is no program, or there is no such device.
@@ -31,12 +34,13 @@ class TorchScriptBackend:
 
     kind = "torchscript"
 
-    def __init__(self, path: Path, device: Device = "cpu") -> None:
+    def __init__(self, path: Path, device: Device = "cpu", output_names: Sequence[str] = ()) -> None:
         try:
             import torch
         except ImportError as error:
             raise BackendError("TorchScript exports need torch: pip install earmark[torch]") from error
         self._torch = torch
+        self._output_names = tuple(output_names)
         torch.set_num_threads(1)
         with contextlib.suppress(RuntimeError):  # it may be set only once a process
             torch.set_num_interop_threads(1)
@@ -59,9 +63,7 @@ class TorchScriptBackend:
         except Exception as error:
             text = str(error)
             raise (BackendOutOfMemory if "not enough memory" in text else BackendError)(text) from error
-        if not isinstance(outputs, Mapping):
-            raise BackendError(f"the program gave a {type(outputs).__name__}, not a dict of named tensors")
-        return {name: tensor.cpu().numpy() for name, tensor in outputs.items()}
+        return {name: tensor.cpu().numpy() for name, tensor in self._named(outputs).items()}
 
     def close(self) -> None:
         self._module = None
@@ -73,6 +75,15 @@ class TorchScriptBackend:
                 return self._torch.jit.load(str(path), map_location=self.provider).eval()
         except Exception as error:
             raise BackendError(f"no TorchScript program: {error}") from error
+
+    def _named(self, outputs: object) -> Mapping[str, torch.Tensor]:
+        if isinstance(outputs, Mapping):
+            return outputs
+        tensors = outputs if isinstance(outputs, tuple) else (outputs,)
+        names = getattr(outputs, "_fields", self._output_names)
+        if len(tensors) > len(names) or not all(isinstance(tensor, self._torch.Tensor) for tensor in tensors):
+            raise BackendError(f"the program gave {len(tensors)} values; the names known are {', '.join(names)}")
+        return dict(zip(names, tensors, strict=False))
 
     def _tensor(self, array: np.ndarray) -> torch.Tensor:
         # torch warns of memory it could write to by mistake.

@@ -102,7 +102,7 @@ def fit(run: Callable[[int, float], float], plan: FitPlan) -> CostModel:
     short_s = max(min(0.5, plan.max_s / 4), plan.min_s)
     run(1, short_s)
     short = min(run(1, short_s) for _ in range(2))
-    sizes = [n for n in _doubling(plan.max_items)]
+    sizes = _doubling(plan.max_items)
     long_s = _affordable_length(short / short_s, sum(sizes), short_s, plan)
     spent, items, totals = 0.0, list[int](), list[float]()
     for n in sizes:

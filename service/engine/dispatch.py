@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -154,7 +155,8 @@ class Dispatcher:
             self._batcher.done(batch, seconds)
         for job, answer in zip(batch.jobs, answers, strict=True):
             if not job.abandoned:
-                self._metrics.jobs.labels(job.lane.model, "failed" if isinstance(answer, EarmarkError) else "done").inc()
+                end = "failed" if isinstance(answer, EarmarkError) else "done"
+                self._metrics.jobs.labels(batch.lane.model, end).inc()
         _answer([(job.payload, answer) for job, answer in zip(batch.jobs, answers, strict=True)])
 
     def _failed(self, batch: Batch[Waiter], error: Exception, *, out_of_memory: bool) -> None:
@@ -166,8 +168,9 @@ class Dispatcher:
         reason = "memory" if out_of_memory else "fault"
         if len(batch.jobs) > 1:
             self._metrics.batches_split.labels(batch.lane.model, reason).inc()
-        facts = {"event": "batch_failed", "model": batch.lane.model, "items": len(batch.jobs), "area_s": batch.area_s, "reason": reason}
-        logger.warning("batch failed: %s", error, extra=facts, exc_info=None if out_of_memory else error)
+        facts = {"event": "batch_failed", "model": batch.lane.model, "items": len(batch.jobs), "area_s": batch.area_s}
+        trace = None if out_of_memory else error
+        logger.warning("batch failed: %s", error, extra=facts | {"reason": reason}, exc_info=trace)
 
     def _lost(self, batch: Batch[Waiter]) -> None:
         with self._workers.lock:
@@ -203,7 +206,12 @@ def _answer(answers: Sequence[Answered]) -> None:
     for waiter, answer in answers:
         by_loop.setdefault(waiter.loop, []).append((waiter, answer))
     for loop, mine in by_loop.items():
-        hand_over(loop, lambda mine=mine: [waiter.resolve(answer) for waiter, answer in mine])  # type: ignore[misc]
+        hand_over(loop, partial(_resolve, mine))
+
+
+def _resolve(answers: Sequence[Answered]) -> None:
+    for waiter, answer in answers:
+        waiter.resolve(answer)
 
 
 def _deadline_passed() -> EarmarkError:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Literal, Protocol
 
 from service.backends.base import Backend, BackendError, Device
+from service.backends.external import external_files
 from service.backends.factory import open_backend
 from service.engine import padding, probe
 from service.engine.cost import CostModel, FitPlan, fit
@@ -21,7 +23,18 @@ from service.engine.repository import BadModel, verified
 
 logger = logging.getLogger("earmark.engine")
 
-Opener = Callable[[Path, str, Device], Backend]
+
+class Opener(Protocol):
+    """Opens the graph in a file; `service.backends.factory.open_backend` is the one there is."""
+
+    def __call__(
+        self,
+        path: Path,
+        backend: Literal["onnx", "torchscript"],
+        device: Device = "auto",
+        output_names: Sequence[str] = (),
+    ) -> Backend: ...
+
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +56,7 @@ class Loaded:
     note: str | None
 
 
-def load(folder: Path, manifest: Manifest, device: Device = "auto", opener: Opener = open_backend) -> Loaded:  # type: ignore[assignment]
+def load(folder: Path, manifest: Manifest, device: Device = "auto", opener: Opener = open_backend) -> Loaded:
     """Open the first of the manifest's files that runs here, hold it to its contract and measure it.
 
     Raises:
@@ -53,24 +66,36 @@ def load(folder: Path, manifest: Manifest, device: Device = "auto", opener: Open
     for file in manifest.files:
         path = check_file(folder, manifest, file)
         try:
-            backend = opener(path, file.backend, device)
+            backend = opener(path, file.backend, device, manifest.output_names(file))
         except BackendError as error:
             refusals.append(f"{file.path}: {error}")
-            logger.warning("%s: %s does not run here: %s", manifest.id, file.path, error, extra=_event("file_refused", manifest))
+            event = _event("file_refused", manifest)
+            logger.warning("%s: %s does not run here: %s", manifest.id, file.path, error, extra=event)
             continue
         return _prove(manifest, file, path, backend, refusals)
     raise BadModel(f"{manifest.id}: none of its files runs here. " + " ".join(refusals))
 
 
 def check_file(folder: Path, manifest: Manifest, file: GraphFile) -> Path:
-    """The path of a graph whose sums are right and whose program, if it is one, is trusted.
+    """The path of a graph, when all sums are right and, if it is a program, it is trusted.
 
     Raises:
-        BadModel: see there.
+        BadModel: they are not, or the graph names files that the manifest does not.
     """
     if file.backend == "torchscript" and not manifest.trusted:
         raise BadModel(f"{manifest.id}: {file.path} is a program; it loads only with `trusted = true` in model.toml")
-    return verified(folder, file.path, file.sha256)
+    path = verified(folder, file.path, file.sha256)
+    for data in file.data:
+        verified(folder, data.path, data.sha256)
+    if file.backend == "onnx":
+        beside = PurePosixPath(file.path).parent
+        named = {str(beside / location) for location in external_files(path)}
+        if unknown := sorted(named - {data.path for data in file.data}):
+            raise BadModel(
+                f"{manifest.id}: {file.path} keeps weights in {', '.join(unknown)}, which model.toml does not list; "
+                "add `data = [{ path = …, sha256 = … }]` to its [[files]] table"
+            )
+    return path
 
 
 def _prove(manifest: Manifest, file: GraphFile, path: Path, backend: Backend, refusals: list[str]) -> Loaded:
@@ -113,7 +138,7 @@ def _downgrade(manifest: Manifest, declared: Mode, gap: float) -> str:
 
 
 def measure(manifest: Manifest, backend: Backend, policy: LanePolicy) -> CostModel:
-    """Fit the cost table by running noise. Thread time, where the thread itself computes: neighbours do not disturb it."""
+    """Fit the cost table by running noise; where the thread itself computes by its own time, which nobody disturbs."""
     rate = manifest.sample_rate
     timer = time.thread_time if "cpu" in backend.provider.lower() else time.perf_counter
 

@@ -1,4 +1,4 @@
-"""Which models there are, which of them serve, and who holds them: load, lease, reload, unload, drain.
+"""Which models serve, and who holds them: load, lease, reload, unload, drain.
 
 Publishing is one assignment under the lock; everything slow happens in loader threads beside the pool. Knows no HTTP.
 """
@@ -10,7 +10,6 @@ import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from threading import Lock
@@ -21,39 +20,19 @@ from service.engine.dispatch import Dispatcher
 from service.engine.lane import LaneKey
 from service.engine.loading import Loaded, load
 from service.engine.model import Model
-from service.engine.repository import BadModel, Catalogue, Entry, default_names, scan
-from service.engine.status import ModelStatus, State
+from service.engine.registry import Instance, Registry, Slot
+from service.engine.repository import BadModel, Catalogue, Entry, scan
+from service.engine.status import ModelStatus
 from service.engine.workers import Workers
-from service.errors import Draining, ModelUnavailable, NotFound
+from service.errors import Draining, ModelUnavailable
 from service.metrics import Metrics
-from service.values import TASKS, Task
+from service.values import Task
+
+__all__ = ["Model", "ModelManager", "ModelStatus"]
 
 LOADING_RETRY_S, FAILED_RETRY_S = 2.0, 30.0
 
 logger = logging.getLogger("earmark.engine")
-
-
-@dataclass(eq=False, slots=True)
-class _Instance:
-    """One loaded graph, alive while it is published or leased."""
-
-    model: Model
-    loaded: Loaded
-    leases: int = 0
-    retired: bool = False
-
-
-@dataclass(eq=False, slots=True)
-class _Slot:
-    """One version that is known. `loading` is the load in progress."""
-
-    entry: Entry
-    state: State = "unloaded"
-    reason: str | None = None
-    instance: _Instance | None = None
-    loading: Future[None] | None = None
-    held_off: bool = False
-    """Unloaded on request: a lease does not bring it back."""
 
 
 class ModelManager:
@@ -85,10 +64,7 @@ class ModelManager:
         self._dispatcher = Dispatcher(workers, metrics, clock, queue_s)
         self._loader = ThreadPoolExecutor(workers.count, thread_name_prefix="earmark-loader")
         self._lock = Lock()
-        self._slots: dict[tuple[str, int], _Slot] = {}
-        self._retired: list[tuple[_Slot, _Instance]] = []
-        self._serving: dict[str, int] = {}
-        self._defaults: dict[Task, str] = {}
+        self._registry = Registry()
         self._builds = count(1)
         self._leases = 0
         self._draining = False
@@ -105,16 +81,24 @@ class ModelManager:
         """
         await self._rescan()
         with self._lock:
-            names = self._serving if preload else set(self._defaults.values())
-            loads = [self._begin(self._slots[name, self._serving[name]]) for name in sorted(names)]
+            defaults = [self._registry.default(task) for task in self._registry.defaults]
+            loads = [self._begin(slot) for slot in (self._registry.in_service() if preload else defaults)]
         await asyncio.gather(*(asyncio.wrap_future(load) for load in loads))
 
     @property
     def ready(self) -> bool:
         """Whether every default model serves."""
         with self._lock:
-            slots = [self._slots[name, self._serving[name]] for name in self._defaults.values()]
+            slots = [self._registry.default(task) for task in self._registry.defaults]
             return bool(slots) and not self._draining and all(slot.state == "ready" for slot in slots)
+
+    def models(self) -> list[ModelStatus]:
+        """Every version that is known, by task, name and version.
+
+        One that still drains after a reload stands beside the one that replaced it.
+        """
+        with self._lock:
+            return self._registry.statuses()
 
     def lease(self, task: Task, name: str | None = None) -> AbstractContextManager[Model]:
         """Hold a model for as long as the block lasts; a reload meanwhile does not take it away.
@@ -138,13 +122,13 @@ class ModelManager:
         """
         await self._rescan()
         with self._lock:
-            slot = self._named(name)
+            slot = self._registry.named(name)
             slot.held_off = False
             loading = None if slot.instance else self._begin(slot)
         if loading is not None:
             await asyncio.shield(asyncio.wrap_future(loading))
-        if slot.instance is None:
-            raise ModelUnavailable(f"{slot.entry.id} cannot be loaded: {slot.reason}", retry_after_s=FAILED_RETRY_S)
+        if slot.state == "failed":
+            raise _not_loaded(slot.entry, slot.reason)
 
     async def unload(self, name: str) -> None:
         """Take `name` or `name@version` out of service; who holds a lease finishes.
@@ -153,9 +137,8 @@ class ModelManager:
             NotFound: there is no such model.
         """
         with self._lock:
-            slot = self._named(name)
-            slot.held_off, slot.reason = True, "unloaded on request"
-            slot.state = "unloaded"
+            slot = self._registry.named(name)
+            slot.held_off, slot.state, slot.reason = True, "unloaded", "unloaded on request"
             self._retire(slot)
 
     async def reload(self, name: str) -> None:
@@ -169,30 +152,20 @@ class ModelManager:
         """
         catalogue = await self._rescan()
         bare, _, version = name.partition("@")
-        key = (bare, int(version) if version.isdecimal() else catalogue.serving.get(bare, 0))
-        if key not in catalogue.entries:
-            raise self._unknown(name)
-        entry = catalogue.entries[key]
+        entry = catalogue.entries.get((bare, int(version) if version.isdecimal() else catalogue.serving.get(bare, 0)))
+        if entry is None:
+            with self._lock:
+                raise self._registry.unknown(f"There is no model {name!r}.")
         loaded, reason = await asyncio.wrap_future(self._loader.submit(self._build, entry))
         with self._lock:
-            slot = self._slots.setdefault(key, _Slot(entry))
+            slot = self._registry.slots.setdefault((entry.name, entry.version), Slot(entry))
             if loaded is None:
                 self._note_failure(slot, reason)
-                raise ModelUnavailable(f"{entry.id} cannot be loaded: {reason}", retry_after_s=FAILED_RETRY_S)
+                raise _not_loaded(entry, reason)
             slot.entry, slot.held_off = entry, False
             self._publish(slot, loaded)
             if not version:
                 self._serve(slot)
-
-    def models(self) -> list[ModelStatus]:
-        """Every version that is known, by task, name and version; one that still drains after a reload beside it."""
-        with self._lock:
-            known = [self._status(slot, instance, "draining") for slot, instance in self._retired]
-            leaving = {id(slot) for slot, _ in self._retired}
-            for slot in self._slots.values():
-                if slot.instance or slot.loading or id(slot) not in leaving:
-                    known.append(self._status(slot, slot.instance, slot.state))
-        return sorted(known, key=lambda status: (status.task or "", status.name, status.version, status.state == "draining"))
 
     async def drain(self, timeout_s: float) -> None:
         """Grant no more leases and wait until those there are end; what still waits after *timeout_s* fails."""
@@ -206,11 +179,9 @@ class ModelManager:
         """Forget every model. The pool is left to its owner. Idempotent."""
         with self._lock:
             self._draining = True
-            instances = [slot.instance for slot in self._slots.values() if slot.instance]
-            instances += [instance for _, instance in self._retired]
-            for slot in self._slots.values():
-                slot.instance, slot.state = None, "unloaded"
-            self._retired.clear()
+            instances = [instance for _, instance in self._registry.retired]
+            instances += [slot.instance for slot in self._registry.slots.values() if slot.instance]
+            self._registry = Registry()
         self._loader.shutdown(wait=False, cancel_futures=True)
         self._dispatcher.detach()
         for instance in instances:
@@ -221,7 +192,8 @@ class ModelManager:
         with self._lock:
             if self._draining:
                 raise Draining("The service is shutting down.")
-            instance = self._available(self._wanted(task, name))
+            slot = self._registry.default(task) if name is None else self._registry.named(name, task)
+            instance = self._available(slot)
             instance.leases += 1
             self._leases += 1
         try:
@@ -233,54 +205,14 @@ class ModelManager:
                 self._let_go(instance)
                 self._settle()
 
-    # Below, everything is called with the lock held, except `_rescan`, `_load` and `_build`.
+    async def _rescan(self) -> Catalogue:
+        catalogue = await asyncio.wrap_future(self._loader.submit(scan, self._folders, self._pins))
+        with self._lock:
+            self._registry.adopt(catalogue)
+        return catalogue
 
-    def _wanted(self, task: Task, name: str | None) -> _Slot:
-        if name is None:
-            if task not in self._defaults:
-                raise self._unknown(f"a model for {task}")
-            name = self._defaults[task]
-        slot = self._named(name, task)
-        manifest = slot.entry.manifest
-        if manifest and manifest.task != task:
-            raise self._unknown(name, task, f"{name} is a model for {manifest.task}, not for {task}.")
-        return slot
-
-    def _named(self, name: str, task: Task | None = None) -> _Slot:
-        bare, at, version = name.partition("@")
-        number = int(version) if version.isdecimal() else None if at else self._serving.get(bare)
-        if number is None or (bare, number) not in self._slots:
-            raise self._unknown(name, task)
-        return self._slots[bare, number]
-
-    def _unknown(self, name: str, task: Task | None = None, text: str | None = None) -> NotFound:
-        tasks = (task,) if task else TASKS
-        there = sorted(
-            slot.entry.name
-            for (bare, version), slot in self._slots.items()
-            if self._serving.get(bare) == version and slot.entry.manifest and slot.entry.manifest.task in tasks
-        )
-        return NotFound(f"{text or f'There is no {name}.'} There is: {', '.join(there) or 'none'}.", supported=there)
-
-    def _available(self, slot: _Slot) -> _Instance:
-        if slot.instance is not None:
-            return slot.instance
-        if slot.state == "failed":
-            text = f"{slot.entry.id} could not be loaded; the list of models says why."
-            raise ModelUnavailable(text, retry_after_s=FAILED_RETRY_S)
-        if slot.held_off:
-            raise ModelUnavailable(f"{slot.entry.id} was unloaded.", retry_after_s=FAILED_RETRY_S)
-        self._begin(slot)
-        raise ModelUnavailable(f"{slot.entry.id} is loading.", retry_after_s=LOADING_RETRY_S)
-
-    def _begin(self, slot: _Slot) -> Future[None]:
-        """Load *slot* in a loader thread, unless that is under way."""
-        if slot.loading is None:
-            slot.state, slot.reason = "loading", None
-            slot.loading = self._loader.submit(self._load, slot)
-        return slot.loading
-
-    def _load(self, slot: _Slot) -> None:
+    def _load(self, slot: Slot) -> None:
+        """In a loader thread."""
         loaded, reason = self._build(slot.entry)
         with self._lock:
             slot.loading = None
@@ -293,7 +225,7 @@ class ModelManager:
                 self._publish(slot, loaded)
 
     def _build(self, entry: Entry) -> tuple[Loaded | None, str]:
-        """Everything slow: a graph that is ready, or the reason why there is none."""
+        """In a loader thread, everything slow: a graph that is ready, or the reason why there is none."""
         if entry.manifest is None:
             return None, entry.fault or "its manifest cannot be read"
         started = self._clock.now()
@@ -306,52 +238,69 @@ class ModelManager:
             return None, f"{type(error).__name__}: {error}"
         seconds = self._clock.now() - started
         self._metrics.model_load_seconds.observe(seconds)
-        facts = {"event": "model_loaded", "model": entry.id, "backend": loaded.backend.kind, "provider": loaded.backend.provider}
-        logger.info("%s loaded in %.2f s", entry.id, seconds, extra=facts | {"seconds": seconds, "batching": loaded.policy.mode})
+        facts = {"event": "model_loaded", "model": entry.id, "seconds": seconds, "batching": loaded.policy.mode}
+        provider = {"backend": loaded.backend.kind, "provider": loaded.backend.provider}
+        logger.info("%s loaded in %.2f s", entry.id, seconds, extra=facts | provider)
         return loaded, ""
 
-    def _note_failure(self, slot: _Slot, reason: str) -> None:
+    # From here on, every method is called with the lock held.
+
+    def _available(self, slot: Slot) -> Instance:
+        if slot.instance is not None:
+            return slot.instance
+        if slot.state == "failed":
+            text = f"{slot.id} could not be loaded; the list of models says why."
+            raise ModelUnavailable(text, retry_after_s=FAILED_RETRY_S)
+        if slot.held_off:
+            raise ModelUnavailable(f"{slot.id} was unloaded.", retry_after_s=FAILED_RETRY_S)
+        self._begin(slot)
+        raise ModelUnavailable(f"{slot.id} is loading.", retry_after_s=LOADING_RETRY_S)
+
+    def _begin(self, slot: Slot) -> Future[None]:
+        """Load *slot* in a loader thread, unless that is under way."""
+        if slot.loading is None:
+            slot.state, slot.reason = "loading", None
+            slot.loading = self._loader.submit(self._load, slot)
+        return slot.loading
+
+    def _note_failure(self, slot: Slot, reason: str) -> None:
         slot.reason = f"reload failed: {reason}" if slot.instance else reason
         slot.state = "ready" if slot.instance else "failed"
-        logger.error("%s not loaded: %s", slot.entry.id, reason, extra={"event": "model_failed", "model": slot.entry.id})
+        logger.error("%s not loaded: %s", slot.id, reason, extra={"event": "model_failed", "model": slot.id})
 
-    def _publish(self, slot: _Slot, loaded: Loaded) -> None:
+    def _publish(self, slot: Slot, loaded: Loaded) -> None:
         manifest = loaded.manifest
         lane = LaneKey(manifest.id, next(self._builds))
         self._dispatcher.open_lane(lane, loaded.backend, manifest.sample_rate, loaded.policy, loaded.cost)
-        model = Model(manifest, loaded.file, loaded.backend, loaded.policy.mode, self._dispatcher, lane)
         self._retire(slot)
-        slot.instance, slot.state, slot.reason = _Instance(model, loaded), "ready", loaded.note
+        slot.instance = Instance(Model(loaded, self._dispatcher, lane), loaded)
+        slot.state, slot.reason = "ready", loaded.note
         self._metrics.model_loaded.labels(manifest.id, manifest.task).set(1)
         self._metrics.model_bytes.labels(manifest.id).set(loaded.file_bytes)
 
-    def _serve(self, slot: _Slot) -> None:
+    def _serve(self, slot: Slot) -> None:
         """Let the bare name mean *slot*, and take the version it meant out of service."""
-        name, version = slot.entry.name, slot.entry.version
-        before = self._serving.get(name)
-        self._serving[name] = version
-        self._choose_defaults()
-        if before is not None and before != version and (old := self._slots.get((name, before))):
-            old.state, old.reason = "unloaded", f"{slot.entry.id} serves now"
+        old = self._registry.serve(slot)
+        if old is not None:
+            old.state, old.reason = "unloaded", f"{slot.id} serves now"
             self._retire(old)
-        logger.info("%s serves", slot.entry.id, extra={"event": "model_swapped", "model": slot.entry.id, "before": before})
+        logger.info("%s serves", slot.id, extra={"event": "model_swapped", "model": slot.id, "before": old and old.id})
 
-    def _retire(self, slot: _Slot) -> None:
+    def _retire(self, slot: Slot) -> None:
         """Take what *slot* has out of service; it ends with its last lease."""
         instance, slot.instance = slot.instance, None
-        if instance is None:
-            return
-        instance.retired = True
-        self._retired.append((slot, instance))
-        self._metrics.model_loaded.labels(instance.model.manifest.id, instance.model.manifest.task).set(0)
-        self._let_go(instance)
+        if instance is not None:
+            instance.retired = True
+            self._registry.retired.append((slot, instance))
+            self._metrics.model_loaded.labels(instance.model.manifest.id, instance.model.manifest.task).set(0)
+            self._let_go(instance)
 
-    def _let_go(self, instance: _Instance) -> None:
+    def _let_go(self, instance: Instance) -> None:
         if instance.retired and not instance.leases:
-            self._retired = [(slot, other) for slot, other in self._retired if other is not instance]
+            self._registry.retired = [one for one in self._registry.retired if one[1] is not instance]
             self._end(instance)
 
-    def _end(self, instance: _Instance) -> None:
+    def _end(self, instance: Instance) -> None:
         self._dispatcher.close_lane(instance.model.lane)
         instance.loaded.backend.close()
 
@@ -359,47 +308,6 @@ class ModelManager:
         if self._draining and not self._leases and not self._idle.done():
             self._idle.set_result(None)
 
-    async def _rescan(self) -> Catalogue:
-        catalogue = await asyncio.wrap_future(self._loader.submit(scan, self._folders, self._pins))
-        with self._lock:
-            self._adopt(catalogue)
-        return catalogue
 
-    def _adopt(self, catalogue: Catalogue) -> None:
-        """Take in what is new on disk; what serves is changed by `reload` alone."""
-        for key, entry in catalogue.entries.items():
-            slot = self._slots.setdefault(key, _Slot(entry))
-            if slot.instance is None and slot.loading is None:
-                slot.entry = entry
-                if entry.manifest is None:
-                    slot.state, slot.reason = "failed", entry.fault
-        gone = [key for key, slot in self._slots.items() if key not in catalogue.entries and not (slot.instance or slot.loading)]
-        for key in gone:
-            del self._slots[key]
-        self._serving = {name: version for name, version in self._serving.items() if (name, version) in self._slots}
-        self._serving = catalogue.serving | self._serving
-        self._choose_defaults()
-
-    def _choose_defaults(self) -> None:
-        self._defaults = default_names(self._slots[item].entry for item in self._serving.items())
-
-    def _status(self, slot: _Slot, instance: _Instance | None, state: State) -> ModelStatus:
-        entry = slot.entry
-        manifest = instance.model.manifest if instance else entry.manifest
-        serving = self._serving.get(entry.name) == entry.version and state != "draining"
-        return ModelStatus(
-            name=entry.name,
-            version=entry.version,
-            task=manifest.task if manifest else None,
-            serving=serving,
-            default=serving and manifest is not None and self._defaults.get(manifest.task) == entry.name,
-            state=state,
-            reason=slot.reason,
-            backend=instance.model.backend if instance else None,
-            provider=instance.model.provider if instance else None,
-            precision=instance.model.precision if instance else None,
-            batching=instance.model.batching if instance else None,
-            file_bytes=instance.loaded.file_bytes if instance else None,
-            manifest=manifest,
-            folder=entry.folder,
-        )
+def _not_loaded(entry: Entry, reason: str | None) -> ModelUnavailable:
+    return ModelUnavailable(f"{entry.id} cannot be loaded: {reason}", retry_after_s=FAILED_RETRY_S)

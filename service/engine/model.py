@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from service.backends.base import Backend
 from service.engine.dispatch import Dispatcher
-from service.engine.lane import LaneKey, Mode
-from service.engine.manifest import GraphFile, Manifest
+from service.engine.lane import LaneKey
+from service.engine.loading import Loaded
 from service.errors import InternalFault
 from service.values import Arrays
 
@@ -23,12 +22,13 @@ class Model:
         lane: the key of its queue.
     """
 
-    def __init__(self, manifest: Manifest, file: GraphFile, backend: Backend, batching: Mode, dispatcher: Dispatcher, lane: LaneKey) -> None:
+    def __init__(self, loaded: Loaded, dispatcher: Dispatcher, lane: LaneKey) -> None:
+        manifest = loaded.manifest
         self.manifest = manifest
-        self.backend = backend.kind
-        self.provider = backend.provider
-        self.precision = file.precision
-        self.batching = batching
+        self.backend = loaded.backend.kind
+        self.provider = loaded.backend.provider
+        self.precision = loaded.file.precision
+        self.batching = loaded.policy.mode
         self.lane = lane
         self._dispatcher = dispatcher
         self._max_samples = round(manifest.window.max_s * manifest.sample_rate)

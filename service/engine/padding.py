@@ -32,7 +32,7 @@ def assemble(waveforms: Sequence[NDArray[np.float32]]) -> Arrays:
 
 
 def framewise(outputs: Iterable[Tensor]) -> frozenset[str]:
-    """Names of the outputs that are cut to `frame_lengths`: `frames`, and those whose axis 1 has the name of its axis."""
+    """Names of the outputs that are cut to `frame_lengths`: `frames`, and those whose axis 1 has the same name."""
     shapes = {tensor.name: tensor.shape for tensor in outputs}
     axis = shapes[FRAMES][1] if len(shapes.get(FRAMES, ())) > 1 else None
     alike = {name for name, shape in shapes.items() if isinstance(axis, str) and shape[1:2] == (axis,)}

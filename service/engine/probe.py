@@ -1,6 +1,6 @@
 """Does a loaded graph keep its contract? Names and shapes, and whether its answers depend on who shares the batch.
 
-The cheap questions, asked at every load; `service.engine.checks` asks the dear ones. Knows a backend and a manifest only.
+The cheap questions, asked at every load; `service.engine.checks` asks the dear ones. Knows a backend and a manifest.
 """
 
 from __future__ import annotations
@@ -44,13 +44,15 @@ def contract_faults(backend: Backend, manifest: Manifest) -> list[str]:
     faults = []
     inputs = {tensor.name: tensor for tensor in backend.inputs}
     if set(inputs) != set(INPUTS):
-        faults.append(f"takes {_named(inputs)}; it must take waveform float32 [batch, samples] and lengths int64 [batch]")
+        right = "waveform float32 [batch, samples] and lengths int64 [batch]"
+        faults.append(f"takes {_named(inputs)}; it must take {right}")
     for name, (dtype, axes) in INPUTS.items():
         tensor = inputs.get(name)
         if tensor and tensor.dtype not in (dtype, "?"):
             faults.append(f"takes {name} as {tensor.dtype}; it must be {dtype}")
-        if tensor and tensor.shape and (len(tensor.shape) != axes or not all(isinstance(axis, str) for axis in tensor.shape)):
-            faults.append(f"takes {name} of shape {list(tensor.shape)}; it must have {axes} axes of free size")
+        shape = tensor.shape if tensor else ()
+        if shape and (len(shape) != axes or not all(isinstance(axis, str) for axis in shape)):
+            faults.append(f"takes {name} of shape {list(shape)}; it must have {axes} axes of free size")
     outputs = {tensor.name for tensor in backend.outputs}
     if outputs and not any(needed <= outputs for needed in OUTPUTS[manifest.task]):
         faults.append(f"gives {_named(outputs)}; a {manifest.task} model must give {_needed(manifest)}")
@@ -99,8 +101,8 @@ def probe_lengths(manifest: Manifest) -> tuple[int, int, int]:
 def batching_gap(backend: Backend, lengths: Sequence[int]) -> float:
     """Largest difference between answers alone and in one batch, for items of *lengths* at unlike levels."""
     waveforms = [noise(samples, LEVELS[i % len(LEVELS)], seed=i) for i, samples in enumerate(lengths)]
-    shared = run_batch(backend, waveforms)
-    return max(difference(run_batch(backend, [waveform])[0], row) for waveform, row in zip(waveforms, shared, strict=True))
+    alone = [run_batch(backend, [waveform])[0] for waveform in waveforms]
+    return max(map(difference, alone, run_batch(backend, waveforms)))
 
 
 def true_mode(backend: Backend, declared: Mode, lengths: Sequence[int]) -> tuple[Mode, float]:

@@ -1,4 +1,4 @@
-"""Folders of models: `<name>/<version>/model.toml`, later folders over earlier ones. Which versions there are and which serve.
+"""Folders of models: `<name>/<version>/model.toml`, later folders over earlier ones. Which versions there are.
 
 Owns the paths: nothing outside a version's own folder is ever opened. Loads nothing.
 """
@@ -66,7 +66,8 @@ def scan(folders: Sequence[Path], pins: Iterable[str] = ()) -> Catalogue:
     Raises:
         BadSettings: a pin is malformed or names what is not there.
     """
-    entries = {(entry.name, entry.version): entry for rank, folder in enumerate(folders) for entry in _entries(folder, rank)}
+    found = (entry for rank, folder in enumerate(folders) for entry in _entries(folder, rank))
+    entries = {(entry.name, entry.version): entry for entry in found}
     return Catalogue(entries, _serving(entries, dict(_pin(text, entries) for text in pins)))
 
 
@@ -111,7 +112,7 @@ def verified(folder: Path, path: str, expected: str) -> Path:
     """
     found = inside(folder, path)
     if (got := sha256(found)) != expected:
-        raise BadModel(f"{found}: its sha256 is {got}, but model.toml says {expected}; the file was changed or is broken")
+        raise BadModel(f"{found}: its sha256 is {got}, but model.toml says {expected}: it was changed or is broken")
     return found
 
 

@@ -1,4 +1,4 @@
-"""The one pool of threads, as wide as the cores: batches of the models and plain calls (decode, resample, encode) share it.
+"""The one pool of threads, as wide as the cores: batches and plain calls (decode, resample, encode) share it.
 
 Owns the threads, the lock around the queues they take from, and the watchdog. Knows neither models nor audio.
 """
@@ -66,6 +66,14 @@ def run_limit_s(expected_s: float) -> float:
     return max(LIMIT_FACTOR * expected_s, LEAST_LIMIT_S)
 
 
+class _Waiting(Protocol):
+    """A call whatever it returns."""
+
+    def run(self) -> None: ...
+    def fail(self, error: Exception) -> None: ...
+    def lost(self) -> None: ...
+
+
 @dataclass(eq=False, slots=True)
 class _Call(Generic[T]):
     work: Callable[[], T]
@@ -120,7 +128,7 @@ class Workers:
         self._clock = clock
         self._metrics = metrics
         self._sources: list[Source] = []
-        self._calls: deque[_Call[object]] = deque()
+        self._calls: deque[_Waiting] = deque()
         self._passed_over = 0
         self._idle = 0
         self._stopping = threading.Event()
@@ -149,16 +157,17 @@ class Workers:
             Draining: the pool was stopped.
         """
         loop = asyncio.get_running_loop()
-        call = _Call(work, loop, loop.create_future())
+        future: asyncio.Future[T] = loop.create_future()
+        call = _Call(work, loop, future)
         with self.lock:
             if self._stopping.is_set():
                 raise Draining("The service is shutting down and takes no new work.")
-            self._calls.append(call)  # type: ignore[arg-type]
+            self._calls.append(call)
             self.lock.notify()
         try:
-            return await call.future
+            return await future
         finally:
-            if call.future.cancelled():
+            if future.cancelled():
                 self._forget(call)
 
     def stop(self) -> None:
@@ -248,10 +257,10 @@ class Workers:
         call = self._calls.popleft()
         return Run(call.run, call.lost, CALL_LIMIT_S)
 
-    def _forget(self, call: _Call[T]) -> None:
+    def _forget(self, call: _Waiting) -> None:
         with self.lock:
             if call in self._calls:
-                self._calls.remove(call)  # type: ignore[arg-type]
+                self._calls.remove(call)
 
     def _watch(self) -> None:
         while not self._stopping.wait(WATCH_S):

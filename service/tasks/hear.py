@@ -9,7 +9,6 @@ from collections.abc import AsyncGenerator
 from contextlib import ExitStack, aclosing
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal
 
 from service.audio.decode import Recording
 from service.audio.levels import LevelFacts
@@ -21,9 +20,7 @@ from service.tasks.listen import Listener, Workbench, listen
 from service.tasks.measure import MeasureListener
 from service.tasks.quality import QualityAnswer, QualityListener, check_step
 from service.tasks.scene import SceneAnswer, SceneListener, check_alike, conclude
-from service.values import AudioFacts, Curve, Samples, Task
-
-Channel = Literal["mix", "each"] | int
+from service.values import AudioFacts, Channel, Curve, OneChannel, Samples, Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +225,7 @@ class _Party:
         wet = wet_share(wish.strength, wish.limit_db)
         self._enhance = EnhanceListener(model, facts, wish.channel, rate, wet, self._after)
 
-    def _channels(self, channel: Channel) -> list[int | str]:
+    def _channels(self, channel: Channel) -> list[OneChannel]:
         if channel == "each":
             return list(range(self._facts.channels))
         if isinstance(channel, int) and channel >= self._facts.channels:

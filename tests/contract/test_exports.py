@@ -129,7 +129,7 @@ def test_the_graph_has_the_tasks_outputs(folder: Path) -> None:
     assert any(names <= given.keys() for names in OUTPUTS[manifest.task])
     if manifest.task == "scene":
         assert given["clip"].shape == (len(manifest.labels),)
-        assert all(0 <= values.min() and values.max() <= 1 for values in (given["clip"], given["frames"]))
+        assert all(values.min() >= 0 and values.max() <= 1 for values in (given["clip"], given["frames"]))
     if manifest.task == "enhance":
         assert given["enhanced"].shape == (manifest.sample_rate,)
     if "frames" in given:

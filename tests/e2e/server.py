@@ -28,7 +28,7 @@ class Server:
     """
 
     def __init__(self, models: Path | None = None, **settings: object) -> None:
-        self._log = tempfile.TemporaryFile()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115  closed on leaving
         environment = {name: value for name, value in os.environ.items() if not name.startswith("EARMARK_")}
         environment |= {f"EARMARK_{name.upper()}": str(value) for name, value in settings.items()}
         if models is not None:
@@ -51,7 +51,9 @@ class Server:
             time.sleep(0.02)
         raise AssertionError(f"the server did not get ready:\n{self.log()}")
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
@@ -86,9 +88,8 @@ class Server:
 
     def children(self) -> list[int]:
         """Process ids of its children."""
-        listed = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
-        threads = Path(f"/proc/{self.pid}/task").iterdir()
-        return sorted({int(pid) for thread in threads for pid in (thread / "children").read_text().split()} | set(map(int, listed)))
+        threads = Path(f"/proc/{self.pid}/task").glob("*/children")
+        return sorted(int(pid) for children in threads for pid in children.read_text().split())
 
     def _find_url(self) -> str:
         for word in self.log().replace('"', " ").split():
