@@ -7,6 +7,9 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check install
 TORCH := torch==2.13.0 torchaudio==2.11.0
 TORCH_INDEX_URL ?= https://download.pytorch.org/whl/cpu
 
+# The service says this to onnxruntime by itself; tests and training import it directly too.
+export ORT_DISABLE_TELEMETRY := 1
+
 # A stamp bears the sum of what it stands for: other requirements, other name, a new installation.
 stamp = .venv/.$(1)-$(shell cat $(2) pyproject.toml | cksum | cut -d' ' -f1)
 SERVE := $(call stamp,serve,requirements/serve.txt)
@@ -42,7 +45,8 @@ lock: $(BIN)/python  ## versions stay where they can; LOCK_FLAGS=--upgrade takes
 	$(COMPILE) $(LIKE_SERVE) --extra media -o requirements/media.txt
 	$(COMPILE) $(LIKE_SERVE) --extra gpu --no-emit-package onnxruntime -o requirements/gpu.txt
 	$(COMPILE) $(LIKE_SERVE) --extra media --extra train --extra dev --no-emit-package pesq -o requirements/test.txt
-	$(COMPILE) requirements/pesq.in --no-deps -o requirements/pesq.txt
+	$(COMPILE) --no-deps requirements/pesq.in -o requirements/pesq.txt
+	$(COMPILE) requirements/build.in -o requirements/build.txt
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
@@ -67,6 +71,7 @@ $(EXTRA): $(TESTS)
 	$(PIP) --retries 1 $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL)) $(TORCH) 2>/dev/null \
 		|| $(PIP) $(subst 2.13.0,2.13.0+cpu,$(TORCH)) 2>/dev/null \
 		|| echo "No CPU build of torch for this machine: the tests that need it are skipped."
+	@$(BIN)/python -c "import torchaudio" 2>/dev/null || $(BIN)/python -m pip --quiet uninstall --yes torchaudio 2>/dev/null
 	$(PIP) --require-hashes -r requirements/pesq.txt 2>/dev/null \
 		|| echo "No C compiler for pesq: the tests that need it are skipped."
 	@$(call stamped,extra)

@@ -8,7 +8,7 @@ import json
 import logging
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -21,7 +21,7 @@ logger = logging.getLogger("earmark")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code is 0 when it did what it was asked for, 1 when it found something wrong, 2 for bad usage."""
+    """Run one command. Exit codes: 0 it did what was asked for, 1 something is wrong, 2 bad usage, 130 interrupted."""
     parser = _parser()
     given = parser.parse_args(arguments)
     try:
@@ -131,32 +131,61 @@ def _is_loopback(host: str) -> bool:
 def _models_list(given: argparse.Namespace) -> int:
     from service.engine.repository import scan
 
-    found = scan(Settings(models=given.models).model_folders)
-    for entry in found:
+    catalogue = scan(Settings(models=given.models).model_folders)
+    for key, entry in sorted(catalogue.entries.items()):
         manifest = entry.manifest
-        mark = "default" if manifest.default else ""
-        print(f"{manifest.id:<28} {manifest.task:<8} {manifest.sample_rate:>6} Hz  {mark:<8} {manifest.title}")
+        if manifest is None:
+            print(f"{entry.id:<28} broken    {entry.fault}")
+            continue
+        mark = "serves" if catalogue.serving[key[0]] == key[1] else ""
+        print(f"{entry.id:<28} {manifest.task:<8}  {manifest.sample_rate:>6} Hz  {mark:<7} {manifest.title}")
     return 0
 
 
 def _models_check(given: argparse.Namespace) -> int:
-    from service.engine.checks import check_folder
-
-    return _report(check_folder, [given.folder])
+    return _check_folders([given.folder])
 
 
 def _check(given: argparse.Namespace) -> int:
-    from service.engine.checks import check_folder
-
-    return _report(check_folder, Settings(models=given.models).model_folders)
+    return _check_folders(Settings(models=given.models).model_folders)
 
 
-def _report(check_folder, folders) -> int:  # type: ignore[no-untyped-def]
-    raise NotImplementedError
+def _check_folders(folders: Iterable[Path]) -> int:
+    """Every version in *folders*, a line each: its speed on one core here, or all that is wrong with it."""
+    from service.engine.checks import check_folder, model_folders
+
+    versions = [version for folder in folders for version in model_folders(folder)]
+    if not versions:
+        print("earmark: no model.toml in there; a model is a folder NAME/VERSION with one", file=sys.stderr)
+        return 1
+    wrong = 0
+    for version in versions:
+        findings = check_folder(version)
+        wrong += any(finding.fatal for finding in findings)
+        verdict = "WRONG" if any(finding.fatal for finding in findings) else "good"
+        print(f"{verdict:<6} {version.parent.name}@{version.name}  {_speed(version)}")
+        for finding in findings:
+            print(f"       {finding}")
+    return 1 if wrong else 0
+
+
+def _speed(version: Path) -> str:
+    """Seconds of audio a second of computing, one thread, one recording at a time."""
+    from service.engine.loading import load
+    from service.engine.manifest import read_manifest
+
+    try:
+        loaded = load(version, read_manifest(version), "cpu")
+    except EarmarkError:
+        return ""
+    length_s = min(10.0, loaded.manifest.window.max_s)
+    speed = length_s / loaded.cost.cost(1, length_s)
+    loaded.backend.close()
+    return f"{loaded.backend.kind} {loaded.file.precision}, {speed:.0f} times real time"
 
 
 def _openapi(given: argparse.Namespace) -> int:
-    from service.app import create_app
+    from service.app import openapi_document
 
-    print(json.dumps(create_app(Settings()).openapi(), indent=2))
+    print(json.dumps(openapi_document(), indent=2))
     return 0

@@ -13,9 +13,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service.api.doors import AdminDoor, Door
+from service.api.multipart import UploadedFile
 from service.api.problems import problem_document
 from service.api.trace import note, request_id_of
-from service.api.upload import BodyMemory, UploadedFile, UploadLimits, receive_upload
+from service.api.upload import BodyMemory, UploadLimits, receive_upload
 from service.audio.decode import Recording
 from service.audio.raw import parse_raw_type
 from service.errors import BadRequest, Draining, EarmarkError, NotAcceptable
@@ -52,7 +53,7 @@ class Desk:
             raise Draining("the service is shutting down; another one will answer", retry_after_s=1.0)
         with self.door.enter(request.headers.get("authorization")):
             deadline = self.bench.clock.now() + _deadline_s(request, self.settings.deadline_s)
-            async with receive_upload(request, UploadLimits.of(self.settings), self.memory) as upload:
+            async with receive_upload(request, _upload_limits(self.settings), self.memory) as upload:
                 yield Visit(self, request, upload.files, upload.is_form, deadline)
 
 
@@ -134,3 +135,7 @@ def _deadline_s(request: Request, most_s: float) -> float:
     if not (said.isascii() and said.isdecimal() and len(said) <= 12 and int(said) > 0):
         raise BadRequest(f"{DEADLINE_HEADER} must be a whole number of milliseconds above 0", parameter=DEADLINE_HEADER)
     return min(most_s, int(said) / 1000)
+
+
+def _upload_limits(settings: Settings) -> UploadLimits:
+    return UploadLimits(settings.max_body_bytes, settings.max_parts, settings.body_timeout_s, settings.body_stall_s)

@@ -8,8 +8,8 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
 from starlette.datastructures import QueryParams
 
-from service.tasks.hear import Channel, EnhanceWish, QualityWish, SceneWish
-from service.values import TASKS, Task
+from service.tasks.hear import EnhanceWish, QualityWish, SceneWish
+from service.values import TASKS, Channel, Task
 
 MODEL = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}(@[0-9]{1,9})?$"
 MODELS = r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,79}(,[A-Za-z0-9][A-Za-z0-9._@-]{0,79}){0,15}$"

@@ -154,18 +154,19 @@ class Analysis(_Shape):
 class ModelInfo(_Shape):
     name: str
     version: int
-    task: Task
-    title: str
-    default: bool
+    task: Task | None = Field(description="null where the manifest cannot be read; so are the next ones")
+    title: str | None
+    sample_rate: int | None
+    licence: str | None
+    labels: list[str]
+    default: bool = Field(description="serves its task where a request names no model")
+    serving: bool = Field(description="answers to its bare name, without a version")
     state: Literal["loading", "ready", "failed", "unloaded", "draining"]
-    reason: str | None = None
+    reason: str | None = Field(None, description="why it failed, or what is unusual about it")
     backend: str | None = Field(None, description="that really runs it")
     provider: str | None = None
     precision: str | None = None
     batching: str | None = Field(None, description="as it is really batched: padded, equal or alone")
-    sample_rate: int
-    labels: list[str]
-    licence: str
     file_bytes: int | None = None
 
 
@@ -174,7 +175,7 @@ class ModelList(_Shape):
 
 
 class ModelDetail(ModelInfo):
-    manifest: dict[str, Any]
+    manifest: dict[str, Any] | None
     card: str | None = Field(None, description="CARD.md: data, figures, what it must not be used for")
     versions: list[int]
 

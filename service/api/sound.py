@@ -9,9 +9,9 @@ from functools import partial
 
 from service.api import shape
 from service.api.desk import Visit
+from service.api.multipart import UploadedFile
 from service.api.parameters import AudioFormat
 from service.api.schemas import Enhanced
-from service.api.upload import UploadedFile
 from service.audio.decode import Recording
 from service.audio.encode import Encoder, encoder
 from service.errors import InternalFault, TooLarge

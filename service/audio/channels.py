@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import BadRequest
-from service.values import Samples
+from service.values import OneChannel, Samples
 
 
-def pick(block: Samples, channel: Literal["mix"] | int) -> NDArray[np.float32]:
+def pick(block: Samples, channel: OneChannel) -> NDArray[np.float32]:
     """(channels, n) → (n,): the mean of all channels, or the one with that number, counted from 0.
 
     Raises:
@@ -20,8 +18,8 @@ def pick(block: Samples, channel: Literal["mix"] | int) -> NDArray[np.float32]:
     channels = block.shape[0]
     if channel == "mix":
         # of one channel the mean is itself: not a copy for the commonest case
-        mixed: NDArray[np.float32] = block[0] if channels == 1 else block.mean(axis=0, dtype=np.float32)
-        return mixed
+        mean: NDArray[np.float32] = block[0] if channels == 1 else block.mean(axis=0, dtype=np.float32)
+        return mean
     if not 0 <= channel < channels:
         raise BadRequest(
             f"Channel {channel} was asked for; the recording has {channels}, counted from 0.",

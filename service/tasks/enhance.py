@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from service.audio.channels import pick
 from service.audio.resample import Resampler
-from service.engine.manager import Model
+from service.engine.model import Model
 from service.tasks.feed import Feed
 from service.tasks.listen import Job, Listener
 from service.tasks.windows import Piece
-from service.values import Arrays, AudioFacts, Samples
+from service.values import Arrays, AudioFacts, Channel, Samples
 
 
 def wet_share(strength: float, limit_db: float | None) -> float:
@@ -36,7 +36,7 @@ class EnhanceListener:
         self,
         model: Model,
         facts: AudioFacts,
-        channel: int | str,
+        channel: Channel,
         rate: int,
         wet: float,
         audience: Listener | None = None,

@@ -5,25 +5,22 @@ All endpoints come through here: `/quality`, `/scene` and `/enhance` wish for on
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import ExitStack, aclosing
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal
 
 from service.audio.decode import Recording
 from service.audio.levels import LevelFacts
 from service.audio.waveform import Envelope
-from service.engine.manager import Model
+from service.engine.model import Model
 from service.errors import BadRequest, InternalFault
 from service.tasks.enhance import EnhanceListener, wet_share
 from service.tasks.listen import Listener, Workbench, listen
 from service.tasks.measure import MeasureListener
 from service.tasks.quality import QualityAnswer, QualityListener, check_step
 from service.tasks.scene import SceneAnswer, SceneListener, check_alike, conclude
-from service.values import AudioFacts, Curve, Samples
-
-Channel = Literal["mix", "each"] | int
+from service.values import AudioFacts, Channel, Curve, OneChannel, Samples, Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +103,7 @@ class Report:
 Event = CurvePart | SoundPart | Report
 
 
-async def hear(recording: Recording, bench: Workbench, wishes: Wishes, deadline: float) -> AsyncIterator[Event]:
+async def hear(recording: Recording, bench: Workbench, wishes: Wishes, deadline: float) -> AsyncGenerator[Event]:
     """Listen to *recording*; gives parts as they are made and the report last.
 
     Args:
@@ -141,7 +138,7 @@ class _Party:
         self._facts = facts
         self._bench = bench
         self._wishes = wishes
-        self._lease = lambda task, name: leases.enter_context(bench.models.lease(task, name))
+        self._leases = leases
         self._measure = MeasureListener(facts, wishes.outline_points)
         self._quality: list[QualityListener] = []
         self._scene: list[list[SceneListener]] = []
@@ -196,15 +193,18 @@ class _Party:
             outline=self._measure.outline,
         )
 
+    def _lease(self, task: Task, name: str | None) -> Model:
+        return self._leases.enter_context(self._bench.models.lease(task, name))
+
     def _invite_quality(self, wish: QualityWish) -> None:
-        model: Model = self._lease("quality", wish.model)
+        model = self._lease("quality", wish.model)
         if model.manifest.frames:
             check_step(wish.step_s, model.manifest.frames.step_s)
         self._models["quality"] = model.manifest.id
         self._quality = [QualityListener(model, self._facts, channel) for channel in self._channels(wish.channel)]
 
     def _invite_scene(self, wish: SceneWish) -> None:
-        models: Sequence[Model] = [self._lease("scene", name) for name in wish.models or (None,)]
+        models = [self._lease("scene", name) for name in wish.models or (None,)]
         check_alike([model.manifest for model in models])
         self._models["scene"] = ",".join(model.manifest.id for model in models)
         self._scene = [
@@ -212,20 +212,20 @@ class _Party:
         ]
 
     def _invite_enhance(self, wish: EnhanceWish) -> None:
-        model: Model = self._lease("enhance", wish.model)
+        model = self._lease("enhance", wish.model)
         self._models["enhance"] = model.manifest.id
         self._channels(wish.channel)
         facts, rate = self._facts, wish.rate or self._facts.sample_rate
         channels = facts.channels if wish.channel == "each" else 1
         if wish.score:
-            judge: Model = self._lease("quality", None)
+            judge = self._lease("quality", None)
             made = AudioFacts("made", "", rate, channels)
             self._before = QualityListener(judge, facts, "mix", optional=True)
             self._after = QualityListener(judge, made, "mix", optional=True)
         wet = wet_share(wish.strength, wish.limit_db)
         self._enhance = EnhanceListener(model, facts, wish.channel, rate, wet, self._after)
 
-    def _channels(self, channel: Channel) -> list[int | str]:
+    def _channels(self, channel: Channel) -> list[OneChannel]:
         if channel == "each":
             return list(range(self._facts.channels))
         if isinstance(channel, int) and channel >= self._facts.channels:

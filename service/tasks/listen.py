@@ -10,14 +10,15 @@ import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
 from service.audio.decode import Recording
 from service.clock import Clock
-from service.engine.manager import Model, ModelManager
+from service.engine.manager import ModelManager
+from service.engine.model import Model
 from service.engine.workers import Workers
 from service.errors import DeadlinePassed
 from service.metrics import Metrics
@@ -66,7 +67,7 @@ class Listener(Protocol):
 
 async def listen(
     recording: Recording, listeners: Sequence[Listener], bench: Workbench, deadline: float
-) -> AsyncIterator[None]:
+) -> AsyncGenerator[None]:
     """Play *recording* to all *listeners*; yields each time that something may have become ready.
 
     Args:
@@ -84,7 +85,7 @@ async def listen(
         for job in jobs:
             under_way.append((job, asyncio.create_task(job.model.run(job.piece.samples, deadline))))
 
-    async def settle(room: int) -> AsyncIterator[None]:
+    async def settle(room: int) -> AsyncGenerator[None]:
         while len(under_way) > room:
             job, task = under_way[0]
             outputs = await task

@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 
 from service.audio.channels import pick
 from service.audio.levels import LevelFacts
-from service.engine.manager import Model
 from service.engine.manifest import Frames, Scale
+from service.engine.model import Model
 from service.errors import BadRequest, SilentAudio
 from service.tasks.curves import FrameJoin, thin, worst_stretches
 from service.tasks.feed import Feed
 from service.tasks.listen import Job
 from service.tasks.windows import Piece
-from service.values import Arrays, AudioFacts, Curve, Samples, Stretch
+from service.values import Arrays, AudioFacts, Curve, OneChannel, Samples, Stretch
 
 UNSURE_BELOW_S = 1.0
 QUIET_DBFS = -50.0
@@ -45,7 +45,7 @@ class QualityListener:
         optional: a recording too short to score is no error, there is just no answer.
     """
 
-    def __init__(self, model: Model, facts: AudioFacts, channel: int | str, *, optional: bool = False) -> None:
+    def __init__(self, model: Model, facts: AudioFacts, channel: OneChannel, *, optional: bool = False) -> None:
         manifest = model.manifest
         self._optional = optional
         self._model = model

@@ -10,15 +10,15 @@ from numpy.typing import NDArray
 
 from service.audio.channels import pick
 from service.audio.levels import LevelFacts
-from service.engine.manager import Model
 from service.engine.manifest import Manifest
+from service.engine.model import Model
 from service.errors import BadRequest
 from service.tasks.curves import FrameJoin
 from service.tasks.feed import Feed
 from service.tasks.listen import Job
 from service.tasks.segments import find_segments
 from service.tasks.windows import Piece
-from service.values import Arrays, AudioFacts, Label, Samples, Segment
+from service.values import Arrays, AudioFacts, Label, OneChannel, Samples, Segment
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class SceneAnswer:
 class SceneListener:
     """Listens to one channel of a recording with one model."""
 
-    def __init__(self, model: Model, facts: AudioFacts, channel: int | str) -> None:
+    def __init__(self, model: Model, facts: AudioFacts, channel: OneChannel) -> None:
         manifest = model.manifest
         if manifest.frames is None:
             raise BadRequest(f"{manifest.id} gives no frames")
@@ -107,7 +107,8 @@ def conclude(
     assert spec is not None  # noqa: S101  SceneListener refuses models without frames
     names = manifest.labels_named
     shortest = min(len(listener.frames()) for listener in listeners)
-    frames = np.mean([listener.frames()[:shortest] for listener in listeners], axis=0, dtype=np.float32)
+    tracks = np.stack([listener.frames()[:shortest] for listener in listeners])
+    frames: NDArray[np.float32] = tracks.mean(axis=0, dtype=np.float32)
     warnings = []
     if levels.silent:
         clip = np.zeros(len(names))

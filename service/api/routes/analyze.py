@@ -9,12 +9,12 @@ from fastapi import APIRouter, Request, Response
 
 from service.api import shape
 from service.api.desk import JSON, Visit, desk_of
+from service.api.multipart import UploadedFile
 from service.api.negotiate import choose
 from service.api.parameters import AnalyzeQuery, analyze_parameters, analyze_query
 from service.api.routes.contract import LISTEN_PROBLEMS, TAG_LISTEN, answers, listening
 from service.api.schemas import Analysis
 from service.api.sound import Sound, encoder_of, enhanced, made_whole
-from service.api.upload import UploadedFile
 from service.tasks.hear import Report, Wishes, hear_out
 
 MULTIPART = "multipart/mixed"

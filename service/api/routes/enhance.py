@@ -13,13 +13,13 @@ from urllib.parse import quote
 from fastapi import APIRouter, Query, Request, Response
 
 from service.api.desk import JSON, Visit, desk_of
+from service.api.multipart import UploadedFile
 from service.api.negotiate import choose
 from service.api.parameters import EnhanceQuery
 from service.api.routes.contract import LISTEN_PROBLEMS, TAG_LISTEN, answers, listening
 from service.api.schemas import Enhanced
 from service.api.sound import MEDIA_TYPES, Sound, encoder_of, enhanced, made_whole
 from service.api.streamed import StreamedAnswer
-from service.api.upload import UploadedFile
 from service.audio.encode import Encoder
 from service.errors import NotAcceptable
 from service.tasks.hear import Event, Report, SoundPart, Wishes, hear

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Path, Request
 from service.api.desk import desk_of
 from service.api.problems import responses_for
 from service.api.schemas import ModelDetail, ModelInfo, ModelList
-from service.engine.manager import ModelStatus
+from service.engine.status import ModelStatus
 from service.errors import NotFound
 
 router = APIRouter(prefix="/models", tags=["Models"])
@@ -58,10 +58,10 @@ async def _detail(request: Request, name: str) -> ModelDetail:
     chosen = [status for status in family if version in ("", str(status.version))]
     if not chosen:
         raise NotFound(f"there is no model {name!r}", models=sorted({f"{one.name}@{one.version}" for one in statuses}))
-    status = next((one for one in chosen if one.state == "ready"), max(chosen, key=lambda one: one.version))
+    status = next((one for one in chosen if one.serving), chosen[-1])
     return ModelDetail(
         **_info(status).model_dump(),
-        manifest=status.manifest.model_dump(mode="json"),
+        manifest=status.manifest.model_dump(mode="json") if status.manifest else None,
         card=await bench.workers.call(status.card),
         versions=sorted(one.version for one in family),
     )
@@ -73,16 +73,17 @@ def _info(status: ModelStatus) -> ModelInfo:
         name=status.name,
         version=status.version,
         task=status.task,
-        title=manifest.title,
+        title=manifest.title if manifest else None,
+        sample_rate=manifest.sample_rate if manifest else None,
+        licence=manifest.licence if manifest else None,
+        labels=list(manifest.labels_named) if manifest else [],
         default=status.default,
+        serving=status.serving,
         state=status.state,
         reason=status.reason,
         backend=status.backend,
         provider=status.provider,
         precision=status.precision,
         batching=status.batching,
-        sample_rate=manifest.sample_rate,
-        labels=[label.name for label in manifest.labels],
-        licence=manifest.licence,
         file_bytes=status.file_bytes,
     )

@@ -12,6 +12,7 @@ from fastapi import APIRouter, Query, Request, Response
 
 from service.api import shape
 from service.api.desk import JSON, Visit, desk_of
+from service.api.multipart import UploadedFile
 from service.api.negotiate import choose
 from service.api.parameters import QualityQuery
 from service.api.problems import problem_document
@@ -19,7 +20,6 @@ from service.api.render import curve_csv, curve_svg
 from service.api.routes.contract import LISTEN_PROBLEMS, TAG_LISTEN, answers, listening
 from service.api.schemas import Quality
 from service.api.streamed import StreamedAnswer
-from service.api.upload import UploadedFile
 from service.errors import EarmarkError
 from service.tasks.hear import CurvePart, Event, Report, Wishes, hear, hear_out
 

@@ -9,12 +9,12 @@ from fastapi import APIRouter, Query, Request, Response
 
 from service.api import shape
 from service.api.desk import JSON, Visit, desk_of
+from service.api.multipart import UploadedFile
 from service.api.negotiate import choose
 from service.api.parameters import SceneQuery
 from service.api.render import segments_audacity, segments_csv
 from service.api.routes.contract import LISTEN_PROBLEMS, TAG_LISTEN, answers, listening
 from service.api.schemas import Scene
-from service.api.upload import UploadedFile
 from service.tasks.hear import Wishes, hear_out
 
 CSV, AUDACITY = "text/csv", "text/x-audacity"

@@ -1,0 +1,155 @@
+"""Tries a trained scene model on one split, waveform in.
+
+`python -m training.scene.evaluate --data DIR --runs DIR --split val`. On the validation split it also fits the
+probability from which each label is said. The test split is for one look at the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.flop_counter import FlopCounterMode
+
+from training.corpus import Corpus, add_arguments, open_sounds, read_corpus
+from training.scene import metrics
+from training.scene.classes import ESC10, LABELS
+from training.scene.examples import Examples, chosen_rows, examples
+from training.scene.network import Export, Net, front_end
+from training.scene.train import SHAPE, SPEECH, esc10_clips, run_folder
+
+MAX_S = 10.0
+"""Longest piece that runs at once."""
+CONTEXT_S = math.ceil(SHAPE.context_s / SHAPE.frame_step_s) * SHAPE.frame_step_s
+"""Whole frames, so that pieces stay on the frame grid."""
+Probabilities = NDArray[np.float32]
+
+
+def trained(folder: Path) -> Export:
+    """The averaged weights of the run in *folder*."""
+    state = torch.load(folder / "last.pt", weights_only=True)["average"]
+    net = Net(SHAPE)
+    net.load_state_dict({key.removeprefix("module."): value for key, value in state.items() if key != "n_averaged"})
+    return Export(SHAPE, net).eval()
+
+
+def clip_probabilities(model: Export, corpus: Corpus, given: Examples, runs: Path) -> Probabilities:
+    """[pieces, classes], each piece alone."""
+    sounds = open_sounds(corpus, SHAPE.sample_rate, runs)
+    rows = []
+    for piece in given.pieces:
+        waveform = torch.from_numpy(sounds.part(piece.row, piece.start, piece.count)).unsqueeze(0)
+        with torch.no_grad():
+            rows.append(model(waveform, torch.tensor([waveform.shape[1]]))[0][0].numpy())
+    return np.stack(rows)
+
+
+def fitted_thresholds(scores: Probabilities, given: Examples) -> dict[str, float]:
+    """For each label the probability from which it is said, leaning to silence where the data leave a choice."""
+    thresholds = {}
+    for index, label in enumerate(LABELS):
+        known = given.known[:, index] > 0
+        thresholds[label] = metrics.best_threshold(scores[known, index], given.present[known, index] > 0.5)
+    return thresholds
+
+
+def figures(scores: Probabilities, given: Examples, thresholds: dict[str, float]) -> dict[str, Any]:
+    """Everything the card reports of one split."""
+    clips = esc10_clips(given)
+    truth, guess = given.present[clips, : len(ESC10)].argmax(1), scores[clips].argmax(1)
+    groups = [given.rows[clip].group for clip in clips]
+    right = int((truth == guess).sum())
+    said = scores >= np.array([thresholds[label] for label in LABELS])
+    none = np.flatnonzero(~(given.present > 0).any(1))
+    wrong = said & (given.present == 0) & (given.known > 0)
+    f1 = [metrics.f_score(said[at, one], given.present[at, one] > 0.5) for one, at in _known_rows(given)]
+    return {
+        "clips": len(clips),
+        "recordings": len(set(groups)),
+        "accuracy": metrics.macro_accuracy(truth, guess),
+        "accuracy_wilson": metrics.wilson(right, len(clips)),
+        "accuracy_bootstrap": metrics.bootstrap(lambda at: metrics.macro_accuracy(truth[at], guess[at]), groups),
+        "pieces": len(given),
+        "map": metrics.mean_average_precision(scores, given.present, given.known),
+        "map_bootstrap": metrics.bootstrap(
+            lambda at: metrics.mean_average_precision(scores[at], given.present[at], given.known[at]), given.groups, 500
+        ),
+        "macro_f1": float(np.mean(f1)),
+        "f1": dict(zip(LABELS, f1, strict=True)),
+        "none_pieces": len(none),
+        "none_recordings": len({given.rows[one].group for one in none}),
+        "none_labelled": float(wrong[none].any(1).mean()),
+        "wrongly_said": float(wrong.any(1).mean()),
+        "confusion": metrics.confusion(truth, guess, len(LABELS))[: len(ESC10)].tolist(),
+    }
+
+
+def _known_rows(given: Examples) -> list[tuple[int, NDArray[np.int64]]]:
+    return [(one, np.flatnonzero(given.known[:, one] > 0)) for one in range(len(LABELS))]
+
+
+def cost() -> dict[str, float]:
+    """Parameters of the net, and multiply-accumulates for a second of audio, the front end apart."""
+    samples = 10 * SHAPE.sample_rate
+    lengths = torch.tensor([samples])
+    transform, net = front_end(SHAPE), Net(SHAPE).eval()
+    with torch.no_grad():
+        with FlopCounterMode(display=False) as front:
+            bands, counts = transform(torch.zeros(1, samples), lengths)
+        with FlopCounterMode(display=False) as rest:
+            net(bands, counts)
+    return {
+        "parameters": sum(one.numel() for one in net.parameters()),
+        "front_end_mmac_per_s": front.get_total_flops() / 2e7,
+        "net_mmac_per_s": rest.get_total_flops() / 2e7,
+    }
+
+
+def joined_difference(model: Export, max_s: float, context_s: float) -> float:
+    """Largest difference of frames between one pass over 25 s and overlapping pieces with their context dropped."""
+    rate, step = SHAPE.sample_rate, round(SHAPE.frame_step_s * SHAPE.sample_rate)
+    time_s = np.arange(25 * rate) / rate
+    noise = np.random.default_rng(0).standard_normal(len(time_s)) * (np.sin(2 * np.pi * 0.7 * time_s) > 0)
+    waveform = torch.from_numpy((0.1 * noise).astype(np.float32)).unsqueeze(0)
+    size, context = round(max_s * rate), round(context_s * rate)
+    with torch.no_grad():
+        whole = model(waveform, torch.tensor([waveform.shape[1]]))[1][0]
+        worst = 0.0
+        for start in range(0, waveform.shape[1] - size + 1, size - 2 * context):
+            piece = model(waveform[:, start : start + size], torch.tensor([size]))[1][0]
+            low, high = (0 if start == 0 else context // step), (size - context) // step
+            first = start // step
+            worst = max(worst, (piece[low:high] - whole[first + low : first + high]).abs().max().item())
+    return worst
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_arguments(parser)
+    parser.add_argument("--split", choices=["val", "test"], default="val")
+    parser.add_argument(
+        "--with-val", action="store_true", help="try the model that also learned from the validation split"
+    )
+    options = parser.parse_args()
+    if options.with_val and options.split == "val":
+        parser.error("that model has learned from the validation split")
+    folder = run_folder(options.runs, options.with_val)
+    corpus = chosen_rows(read_corpus(options.data), options.split, SPEECH[options.split])
+    given = examples(corpus, SHAPE, options.runs, 1)
+    scores = clip_probabilities(trained(folder), corpus, given, options.runs)
+    table = run_folder(options.runs, with_val=False) / "thresholds.json"
+    if options.split == "val":
+        table.write_text(json.dumps(fitted_thresholds(scores, given), indent=1))
+    found = figures(scores, given, json.loads(table.read_text()))
+    (folder / f"figures-{options.split}.json").write_text(json.dumps(found, indent=1))
+    print(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()

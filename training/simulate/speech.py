@@ -1,0 +1,136 @@
+"""References: stretches of clear speech, made alike where they must be and varied where they may be, before any damage.
+
+Varying the reference itself (voice, device, tone) is what teaches a model speech instead of one corpus of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import soxr
+
+from training.corpus import Mono, Sounds
+from training.simulate.denoise import expand, gate
+from training.simulate.levels import active_rms, active_share, from_db
+from training.simulate.noise import Noises
+from training.simulate.rooms import draw_room, reverberate
+from training.simulate.spectrum import random_gain, shape
+
+LEVEL = 0.05
+"""RMS of the active speech of every reference (-26 dBFS)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """How references are made. `VARIED` is the default; `AS_RECORDED` and `GATED` leave voice and device alone."""
+
+    gated: float = 0.6
+    """Probability that noise between and under the words is taken away."""
+    speed: tuple[float, float] = (0.82, 1.22)
+    """Played faster by this factor: voice and pace together."""
+    response: float = 0.85
+    """Probability of a device response."""
+    response_spread_db: float = 3.5
+    response_tilt_db: float = 9.0
+    near_room: float = 0.2
+    """Probability of a small room heard from near."""
+    room_tone: float = 0.35
+    """Probability of a steady quiet noise under the voice."""
+    room_tone_db: tuple[float, float] = (45.0, 65.0)
+    floor_db: tuple[float, float] = (62.0, 70.0)
+    """Noise under every reference, so that none holds digital silence: dB below the active speech."""
+
+
+VARIED = Preparation()
+AS_RECORDED = Preparation(0.0, (1.0, 1.0), response=0.0, near_room=0.0, room_tone=0.0, floor_db=(66.0, 66.0))
+GATED = replace(AS_RECORDED, gated=1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A stretch of speech that counts as undamaged, its speaker (a group of the corpus) and what was done to it."""
+
+    waveform: Mono
+    group: str
+    parameters: dict[str, float | str] = field(default_factory=dict)
+
+
+class Voices:
+    """Draws references from the rows of *sounds*, which should be clear speech of one split."""
+
+    def __init__(self, sounds: Sounds) -> None:
+        self.sounds = sounds
+        self.rate_hz = sounds.rate_hz
+        self._rows: dict[str, list[int]] = {}
+        for position, row in enumerate(sounds.corpus.rows):
+            self._rows.setdefault(row.group, []).append(position)
+        # Between one share a speaker and one share a second: long voices say more, but must not drown the others.
+        seconds = np.array([sum(sounds.size(row) for row in rows) for rows in self._rows.values()], np.float64)
+        self._weights = np.sqrt(seconds) / np.sqrt(seconds).sum()
+
+    def draw(
+        self, rng: np.random.Generator, samples: int, preparation: Preparation = VARIED, least_active: float = 0.4
+    ) -> Reference:
+        """*samples* of one random speaker; tries again while less than *least_active* of it is speech."""
+        speed = float(rng.uniform(*preparation.speed))
+        needed = int(np.ceil(samples * speed)) + 8
+        for _ in range(20):
+            group = str(rng.choice(list(self._rows), p=self._weights))
+            spoken = self._join(rng, group, needed)
+            if active_share(spoken, self.rate_hz) >= least_active:
+                break
+        waveform, parameters = prepare(rng, spoken, samples, self.rate_hz, speed, preparation)
+        return Reference(waveform, group, parameters)
+
+    def _join(self, rng: np.random.Generator, group: str, needed: int) -> Mono:
+        rows = self._rows[group]
+        pieces: list[Mono] = []
+        missing = needed
+        while missing > 0:
+            row = rows[int(rng.integers(len(rows)))]
+            size = self.sounds.size(row)
+            start = int(rng.integers(max(size - missing, 0) + 1))
+            piece = self.sounds.part(row, start, missing)
+            pieces.append(_faded(piece / np.float32(max(active_rms(piece, self.rate_hz), 1e-7)), self.rate_hz))
+            missing -= len(piece)
+        return np.concatenate(pieces)[:needed]
+
+
+def prepare(
+    rng: np.random.Generator, spoken: Mono, samples: int, rate_hz: int, speed: float, preparation: Preparation
+) -> tuple[Mono, dict[str, float | str]]:
+    """*samples* of *spoken* at `LEVEL` after all that *preparation* asks for, and what that was."""
+    parameters: dict[str, float | str] = {"speed": round(speed, 3)}
+    waveform = spoken
+    if rng.random() < preparation.gated:
+        waveform = expand(gate(waveform), rate_hz)
+        parameters["gated"] = 1
+    if speed != 1.0:
+        waveform = np.asarray(soxr.resample(waveform, rate_hz * speed, rate_hz, quality="MQ"), dtype=np.float32)
+    waveform = waveform[:samples]
+    if rng.random() < preparation.near_room:
+        room = draw_room(rng, rate_hz, (0.05, 0.3), (8.0, 22.0))
+        waveform = reverberate(waveform, room)
+        parameters |= {f"near_{name}": value for name, value in room.parameters.items()}
+    if rng.random() < preparation.response:
+        spread_db = preparation.response_spread_db * float(rng.uniform(0.3, 1.3))
+        waveform = shape(waveform, rate_hz, random_gain(rng, rate_hz, spread_db, preparation.response_tilt_db))
+        parameters["response_db"] = round(spread_db, 2)
+    waveform = waveform * np.float32(LEVEL / max(active_rms(waveform, rate_hz), 1e-7))
+    floor_db = float(rng.uniform(*preparation.floor_db))
+    if rng.random() < preparation.room_tone:
+        floor_db = float(rng.uniform(*preparation.room_tone_db))
+    parameters["floor_db"] = round(floor_db, 1)
+    floor = Noises(rate_hz).draw(rng, len(waveform), {"coloured": 1.0}).waveform
+    return (waveform + floor * np.float32(LEVEL * from_db(-floor_db))).astype(np.float32), parameters
+
+
+def _faded(piece: Mono, rate_hz: int) -> Mono:
+    count = min(round(0.01 * rate_hz), len(piece) // 2)
+    faded = piece.copy()
+    ramp = np.linspace(0, 1, count, dtype=np.float32)
+    faded[:count] *= ramp
+    faded[len(faded) - count :] *= ramp[::-1]
+    return faded
+
