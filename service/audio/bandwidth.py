@@ -64,7 +64,7 @@ class Bandwidth:
         return self._end(level, candidates[best] - around)
 
     def _bands(self) -> NDArray[np.float64]:
-        """The mean level of each band in dB, up to half the sample rate; the last, part of the filter's edge, is left out."""
+        """The mean level of each band in dB, up to half the sample rate."""
         width = self._rate / self._size
         band = (np.arange(len(self._power)) * width / BAND_HZ).astype(int)
         count = int(self._rate / 2 / BAND_HZ)

@@ -92,15 +92,14 @@ def _flat_tops(samples: NDArray[np.float32]) -> tuple[NDArray[np.intp], NDArray[
     return starts[clipped], ends[clipped]
 
 
-def _overshoot(
-    samples: NDArray[np.float32], starts: NDArray[np.intp], ends: NDArray[np.intp]
-) -> NDArray[np.floating]:
+def _overshoot(samples: NDArray[np.float32], starts: NDArray[np.intp], ends: NDArray[np.intp]) -> NDArray[np.floating]:
     """How much higher the wave would have gone, by the slopes before and after; negative where it is no top."""
     last = len(samples) - 1
     sign = np.sign(samples[starts])
     before = sign * (samples[np.maximum(starts - 1, 0)] - samples[np.maximum(starts - 2, 0)])
     after = sign * (samples[np.minimum(ends, last)] - samples[np.minimum(ends + 1, last)])
-    return np.minimum(before, after) * (ends - starts) / 4
+    slope: NDArray[np.floating] = np.minimum(before, after)
+    return slope * (ends - starts) / 4
 
 
 def _finest(steps: NDArray[np.float32]) -> float:

@@ -74,7 +74,7 @@ class Dropouts:
 
 
 def _is_abrupt(power: NDArray[np.float32]) -> bool:
-    """Whether sound is at its usual loudness right at the edge. The hop at the edge may be partly gap: two are asked."""
+    """Whether sound is as loud as around right at the edge. The hop at the edge may be partly gap: two are asked."""
     if not len(power):
         return False
     loudest = float(power.max())

@@ -1,4 +1,4 @@
-"""Finds hum of the mains: 50 or 60 Hz and their multiples, standing out all the time and not only while somebody speaks."""
+"""Finds hum of the mains: 50 or 60 Hz and multiples that stand out all the time, not only while somebody speaks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DIGITAL_SILENCE = 1e-12
 
 
 class Hum:
-    """Averages the logarithm of the spectrum over windows of two seconds: what comes and goes averages out, lines stay."""
+    """Averages the logarithm of the spectrum over windows of two seconds: what comes and goes fades, lines stay."""
 
     def __init__(self, sample_rate: int) -> None:
         self._fold = max(1, sample_rate // LOW_RATE)
@@ -79,6 +79,6 @@ class Hum:
 
 
 def _is_hum(heights: list[float]) -> bool:
-    """The mains themselves and one multiple, or four multiples with odd ones: a steady voice has every second at most."""
+    """The mains and one multiple, or four multiples with odd ones: a steady voice has every second at most."""
     lines = [height > 0 for height in heights]
     return (lines[0] and sum(lines) >= 2) or (sum(lines) >= 4 and any(lines[2::2]))

@@ -44,8 +44,9 @@ class LevelFacts:
 class Levels:
     """Takes a recording block by block; what comes out does not depend on how it is cut.
 
-    Value of each kind of finding: clipping, share of clipped samples; dropout, share that is lost; silence and low_level,
-    dBFS; narrow_band, end of the band in Hz; dc_offset, mean of the samples of the channel that is worst; hum, 50 or 60 Hz.
+    Value of each kind of finding: clipping, share of clipped samples; dropout, share that is lost; silence and
+    low_level, dBFS; narrow_band, end of the band in Hz; dc_offset, mean of the samples of the channel that is worst;
+    hum, 50 or 60 Hz.
 
     Args:
         sample_rate: in Hz.
