@@ -75,7 +75,7 @@ def network() -> Net:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     add_arguments(parser)
-    parser.add_argument("--epochs", type=int, default=260)
+    parser.add_argument("--epochs", type=int, default=130)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     corpus = read_corpus(options.data)
@@ -92,7 +92,7 @@ def main() -> None:
         steps_per_epoch=steps_per_epoch(train, recipe),
         rate=3e-3,
         warm_up_epochs=5,
-        average=0.998,
+        average=0.995,
         seed=options.seed,
         validate_every=10,
     )
