@@ -146,7 +146,7 @@ def fixed_list(material: Material, snrs_db: tuple[float, ...], each: int, seed: 
     speech, recorded = material.voices.sounds, material.noises.recorded
     if recorded is None:
         raise ValueError("a fixed list needs recorded noise")
-    voices, noises = _Turns(rng, speech, 3.5), _Turns(rng, recorded, 2.0)
+    voices, noises = _Turns(rng, speech, 3.5), _Turns(rng, recorded, 1.0)
     made = []
     for snr_db in snrs_db * each:
         row, at = voices.next(), noises.next()
