@@ -83,7 +83,7 @@ PROBLEMS: tuple[ProblemKind, ...] = (
     ProblemKind(
         errors.TooLarge,
         413,
-        "`limit` names the limit that was passed, `maximum` is its value, `got` is what came. `GET /limits` has them all.",
+        "`limit` names the limit that was passed, `maximum` is its value, `got` is what came.",
     ),
     ProblemKind(
         errors.UnsupportedAudio,
@@ -143,11 +143,8 @@ class Problem(BaseModel):
 
 def kind_of(error: EarmarkError) -> ProblemKind:
     """The row of the error's own code, or of its nearest ancestor that has one."""
-    for ancestor in type(error).__mro__:
-        kind = _BY_CODE.get(getattr(ancestor, "code", ""))
-        if kind is not None:
-            return kind
-    raise AssertionError("EarmarkError itself is in the table")
+    codes = (getattr(ancestor, "code", "") for ancestor in type(error).__mro__)
+    return next(_BY_CODE[code] for code in codes if code in _BY_CODE)
 
 
 def retry_after_s(error: RetryLater) -> int:

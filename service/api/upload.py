@@ -72,19 +72,19 @@ class BodyMemory:
         self.held_bytes = 0
         self._gauge = gauge
 
-    def hold(self, more_bytes: int) -> None:
-        """Take bytes out of the budget.
+    def hold(self, more_bytes: int, held_bytes: int = 0) -> None:
+        """Take bytes out of the budget, for a body that holds some already.
 
         Raises:
             Overloaded: so much is not free now.
             TooLarge: so much never will be.
         """
-        if more_bytes > self.max_bytes:
+        if held_bytes + more_bytes > self.max_bytes:
             raise TooLarge(
                 "The body is larger than all bodies together may be.",
                 limit="max_bodies_bytes",
                 maximum=self.max_bytes,
-                got=more_bytes,
+                got=held_bytes + more_bytes,
             )
         if self.held_bytes + more_bytes > self.max_bytes:
             raise Overloaded("The memory for bodies is used up by other requests.", retry_after_s=BUDGET_RETRY_S)
@@ -201,7 +201,7 @@ class _Body:
 
     def _hold(self, more_bytes: int) -> None:
         if more_bytes > 0:
-            self._memory.hold(more_bytes)
+            self._memory.hold(more_bytes, self._held_bytes)
             self._held_bytes += more_bytes
 
 
@@ -226,7 +226,7 @@ def _type_of(request: Request) -> tuple[str, bytes]:
     media_type = kind.decode("latin-1")
     if media_type == FORM:
         return media_type, options.get(b"boundary", b"")
-    if media_type in RAW or media_type.partition("/")[0] in ("audio", "video"):
+    if media_type in RAW or media_type.startswith(("audio/", "video/")):
         return media_type, b""
     raise UnsupportedAudio(f"A body of the type {shortened(content_type)} is not taken here.", supported=SUPPORTED)
 

@@ -51,8 +51,8 @@ class Found:
     """FFmpeg's name of the container (media alone)."""
     is_cut: bool = False
     """Whether the container's own lengths say that more should have come."""
-    tells_length: bool = True
-    """Whether its header holds a length that is worth showing."""
+    prefix: bytes = b""
+    """What a decoder must read before the body."""
 
 
 def supported_formats() -> list[str]:
@@ -92,8 +92,7 @@ def _without_magic(body: memoryview, start: int, head: bytes) -> Found:
         return _media("aac", "aac")
     walk = walk_mp3(body, start)
     if walk is not None:
-        decoder: Decoder = "plain" if walk.unbroken else "child"
-        return Found("mp3", decoder, walk.start_byte, tells_length=walk.tells_length)
+        return Found("mp3", "plain" if walk.unbroken else "child", walk.start_byte, prefix=walk.tag)
     if start:
         raise TruncatedAudio("After its ID3 tag the body holds no audio that is read here.")
     kind = next((kind for magic, kind in OTHER_FILES.items() if head.startswith(magic)), None)

@@ -35,7 +35,17 @@ def test_scheme_in_any_case_and_spaces_enter(header: str) -> None:
 
 @pytest.mark.parametrize(
     "header",
-    [None, "", "Bearer", "Bearer ", "first-key", "Basic first-key", "Bearer third-key", "Bearer first-ke", "Bearer first-key2"],
+    [
+        None,
+        "",
+        "Bearer",
+        "Bearer ",
+        "first-key",
+        "Basic first-key",
+        "Bearer third-key",
+        "Bearer first-ke",
+        "Bearer first-key2",
+    ],
 )
 def test_unknown_caller_stays_out(header: str | None) -> None:
     with pytest.raises(Unauthorized) as caught, KeyedDoor(KEYS, per_key=1).enter(header):

@@ -4,13 +4,13 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
-from live import PATIENCE_S, Line, connected, serving
 from starlette.background import BackgroundTask
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.hangup import HangUp, has_body
+from tests.api.live import PATIENCE_S, Line, connected, serving
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -208,29 +208,48 @@ async def test_client_that_goes_in_the_middle_of_its_body_is_told_by_reading(htt
 
 @both_servers
 async def test_many_clients_that_go_leave_nothing_behind(http: str) -> None:
-    begun = ended = 0
+    works = [Work() for _ in range(20)]
 
     async def handler(request: Request) -> Response:
-        nonlocal begun, ended
-        begun += 1
-        try:
-            await asyncio.Event().wait()
-        finally:
-            ended += 1
+        await works[int(request.url.path[1:])]()
         raise AssertionError("not reached")
 
     async with serving(asgi(handler), http) as port:
-        lines = [Line(*await asyncio.open_connection("127.0.0.1", port)) for _ in range(20)]
-        for line in lines:
-            await line.send(GET)
-        while begun < len(lines):
-            await asyncio.sleep(0.001)
+        lines = [Line(*await asyncio.open_connection("127.0.0.1", port)) for _ in works]
+        for number, (line, work) in enumerate(zip(lines, works, strict=True)):
+            await line.send(GET.replace(b"/", b"/%d" % number, 1))
+            await work.seen_begun()
         for line in lines:
             await line.hang_up()
-        while ended < len(lines):
-            await asyncio.sleep(0.001)
-        left = [task for task in asyncio.all_tasks() if "_listen" in repr(task.get_coro())]
-        assert left == []
+        for work in works:
+            await work.seen_cancelled()
+        await asyncio.sleep(0)
+        assert [task for task in asyncio.all_tasks() if "_listen" in repr(task.get_coro())] == []
+
+
+async def test_everything_but_requests_passes_through() -> None:
+    seen = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.append(scope)
+
+    await HangUp(app)({"type": "lifespan"}, _gone, _never)
+    assert seen == [{"type": "lifespan"}]
+
+
+async def test_both_who_listen_hear_of_a_client_that_goes() -> None:
+    heard = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        assert (await receive())["type"] == "http.request"
+        try:
+            heard.append(await receive())
+        except asyncio.CancelledError:
+            heard.append(await receive())
+            raise
+
+    await HangUp(app)(_SCOPE, _gone, _never)
+    assert heard[-1] == {"type": "http.disconnect"}
 
 
 async def _never(_message: Message) -> None:

@@ -4,12 +4,12 @@ import asyncio
 import functools
 
 import pytest
-from live import connected, serving
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.api.linger import Linger
+from tests.api.live import connected, serving
 
 SIZE = 20 << 20
 both_servers = pytest.mark.parametrize("http", ["httptools", "h11"])
@@ -88,10 +88,14 @@ async def test_client_that_never_stops_is_left_after_a_while(http: str) -> None:
     async with serving(lingering(refuse, linger_s=0.05), http) as port, connected(port) as line:
         await line.send(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
         assert (await line.answer())[0] == 413
-        with pytest.raises(ConnectionError):
+
+        async def never_stop() -> None:
             while True:
                 await line.send(b"1\r\nx\r\n")
                 await asyncio.sleep(0)
+
+        with pytest.raises(ConnectionError):
+            await never_stop()
 
 
 @both_servers

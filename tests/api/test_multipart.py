@@ -4,12 +4,12 @@ import hashlib
 from itertools import pairwise
 
 import pytest
-from forms import BOUNDARY, form, part
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from service.api.multipart import MAX_PART_HEADER_BYTES, MAX_PART_HEADERS, FormReader, sanitised_name
 from service.errors import BadRequest, BrokenBody, EarmarkError, TooLarge
+from tests.api.forms import BOUNDARY, form, part
 
 Outcome = list[tuple[str | None, str, bytes]] | type[EarmarkError]
 
@@ -93,7 +93,9 @@ MALFORMED = {
     "name too long": form([b"X" * 10_000 + b": y\r\n\r\nabc"]),
     "too many headers": form([part(b"abc", b"file", b"a", *[b"X-%d: y" % n for n in range(MAX_PART_HEADERS)])]),
     "boundary then rubbish": b"--" + BOUNDARY + b"rubbish" + WHOLE,
-    "second boundary then spaces and rubbish": WHOLE.replace(b"abc\r\n--" + BOUNDARY, b"abc\r\n--" + BOUNDARY + b"  x\r\n"),
+    "second boundary then spaces and rubbish": WHOLE.replace(
+        b"abc\r\n--" + BOUNDARY, b"abc\r\n--" + BOUNDARY + b"  x\r\n"
+    ),
 }
 
 
@@ -127,7 +129,9 @@ def test_any_boundary_of_the_standard_will_do(boundary: bytes) -> None:
     assert read(form([part(b"abc")], boundary), boundary=boundary) == [("a.wav", "", b"abc")]
 
 
-NASTY = st.sampled_from([b"\r\n--" + BOUNDARY, b"\r\n--", b"--", b"\r", b"\n", b"-", BOUNDARY, b"\r\n", b" ", b"\t", b":", b";", b"a"])
+NASTY = st.sampled_from(
+    [b"\r\n--" + BOUNDARY, b"\r\n--", b"--", b"\r", b"\n", b"-", BOUNDARY, b"\r\n", b" ", b"\t", b":", b";", b"a"]
+)
 BODIES = st.lists(NASTY | st.binary(max_size=6), max_size=8).map(b"".join)
 
 

@@ -66,7 +66,9 @@ def test_what_is_offered_must_be_a_media_type() -> None:
         choose("text/csv", ["csv"])
 
 
-PIECES = st.sampled_from([*OFFERED, "*/*", "text/*", ";q=0.3", ";q=0", ";", ",", "/", '"', "q=", "=", " ", "é", "\x00", "a/b"])
+PIECES = st.sampled_from(
+    [*OFFERED, "*/*", "text/*", ";q=0.3", ";q=0", ";", ",", "/", '"', "q=", "=", " ", "é", "\x00", "a/b"]
+)
 
 
 @given(st.lists(PIECES, max_size=30).map("".join))

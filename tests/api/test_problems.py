@@ -294,7 +294,14 @@ async def test_failure_in_the_middle_of_an_answer_leaves_it_incomplete(
     async def send(message):  # type: ignore[no-untyped-def]
         sent.append(message)
 
-    scope = {"type": "http", "method": "GET", "path": "/breaks", "headers": [], "query_string": b"", "http_version": "1.1"}
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": "/breaks",
+        "headers": [],
+        "query_string": b"",
+        "http_version": "1.1",
+    }
     scope |= {"asgi": {"spec_version": "2.4"}, "root_path": ""}
     with caplog.at_level(logging.ERROR):
         await app(scope, receive, send)

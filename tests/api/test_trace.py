@@ -7,7 +7,6 @@ import re
 from typing import Any
 
 import pytest
-from live import PATIENCE_S, connected, serving
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Mount, Route, Router
@@ -17,6 +16,7 @@ from service.api.hangup import HangUp
 from service.api.logs import request_id as current_request_id
 from service.api.trace import Trace, new_request_id, note, request_id_of
 from service.metrics import Metrics
+from tests.api.live import PATIENCE_S, connected, serving
 
 RECORDS = "earmark.access"
 
@@ -46,7 +46,14 @@ async def ask(
         sent.append(message)
 
     raw = [(name.lower().encode(), value.encode()) for name, value in (headers or {}).items()]
-    scope: Scope = {"type": "http", "method": "POST", "path": path, "headers": raw, "query_string": b"", "root_path": ""}
+    scope: Scope = {
+        "type": "http",
+        "method": "POST",
+        "path": path,
+        "headers": raw,
+        "query_string": b"",
+        "root_path": "",
+    }
     await app(scope, receive, send)
     return sent[0]["status"], {name.decode(): value.decode() for name, value in sent[0]["headers"]}
 
@@ -90,8 +97,14 @@ async def test_one_line_with_what_is_known(lines: Any) -> None:
     (line,) = lines()
     assert line.pop("duration_ms") >= 0
     assert line == {
-        "request_id": "id-1", "method": "POST", "route": "/echo/{n}", "status": 200, "body_bytes": 3, "model": "m@1", "audio_s": 2.5,
-    }  # fmt: skip
+        "request_id": "id-1",
+        "method": "POST",
+        "route": "/echo/{n}",
+        "status": 200,
+        "body_bytes": 3,
+        "model": "m@1",
+        "audio_s": 2.5,
+    }
 
 
 async def test_the_id_is_nobodys_after_the_request() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,10 @@ from training.scene.examples import Examples, chosen_rows, examples
 from training.scene.network import Export, Net, front_end
 from training.scene.train import SHAPE, SPEECH, esc10_clips, run_folder
 
+MAX_S = 10.0
+"""Longest piece that runs at once."""
+CONTEXT_S = math.ceil(SHAPE.context_s / SHAPE.frame_step_s) * SHAPE.frame_step_s
+"""Whole frames, so that pieces stay on the frame grid."""
 Probabilities = NDArray[np.float32]
 
 

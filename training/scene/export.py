@@ -1,25 +1,24 @@
-"""Writes the trained scene model as a version folder: `python -m training.scene.export --data DIR --runs DIR --version 1`."""
+"""Writes the trained scene model as a version folder.
+
+`python -m training.scene.export --data DIR --runs DIR --version 1 --split val`.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 from pathlib import Path
 from typing import Any
 
 from training.corpus import Corpus, add_arguments, read_corpus
 from training.export import package
 from training.scene.classes import ESC10, LABELS
-from training.scene.evaluate import cost, joined_difference, trained
+from training.scene.evaluate import CONTEXT_S, MAX_S, cost, joined_difference, trained
 from training.scene.examples import chosen_rows
 from training.scene.train import SHAPE, SPEECH, run_folder
 
 NAME = "sounds-cpresnet"
 OUTPUTS = {"clip": ("batch",), "frames": ("batch", "time"), "frame_lengths": ("batch",)}
-MAX_S = 10.0
-CONTEXT_S = math.ceil(SHAPE.context_s / SHAPE.frame_step_s) * SHAPE.frame_step_s
-"""Whole frames, so that pieces stay on the frame grid."""
 
 
 def manifest(
@@ -142,19 +141,20 @@ CARD = """# {name}, version {version}
 
 ## What it does
 
-Says which of eleven sounds are heard in a recording, each with a probability of its own (so none may be), and in which
-frames of 80 ms: {labels}.
+Says which of eleven sounds are heard in a recording, each with a probability of its own (so none may be), and in
+which frames of 80 ms: {labels}.
 
-A dense residual convolutional net of {parameters} parameters after CP-ResNet, with a receptive field of about one second
-and attention over time; 64 mel bands at 32 kHz are computed inside the graph. {net:.1f} million multiply-accumulates a
-second of audio, and {front:.1f} for the front end (`training.scene.evaluate.cost`).
+A dense residual convolutional net of {parameters} parameters after CP-ResNet, with a receptive field of about one
+second and attention over time; 64 mel bands at 32 kHz are computed inside the graph. {net:.1f} million
+multiply-accumulates a second of audio, and {front:.1f} for the front end (`training.scene.evaluate.cost`).
 
 ## Data and split
 
-ESC-10 by its own folds: {taught} taught, {fold} ({split}) is what the figures below are measured on. Folds never share an original
-recording. Speech of many speakers is the eleventh label. Other events, noises and places of the same corpus are taught and tried as
-"none of these"; they are no labels, because too few independent recordings of each were at hand to measure one
-honestly. Where a source does not say whether a label is heard as well, the pair is left out of loss and figures.
+ESC-10 by its own folds: {taught} taught, {fold} ({split}) is what the figures below are measured on. Folds never
+share an original recording. Speech of many speakers is the eleventh label. Other events, noises and places of the same
+corpus are taught and tried as "none of these"; they are no labels, because too few independent recordings of each were
+at hand to measure one honestly. Where a source does not say whether a label is heard as well, the pair is left out of
+loss and figures.
 {files} recordings, {minutes:.0f} minutes in all. {caution}
 
 ## Figures
@@ -188,9 +188,10 @@ rooms, mixtures, low-pass filters, tilts, faint noise and SpecAugment.
 
 ## Limits
 
-- Not for safety, security, health or surveillance: a sneeze, a cry or a fire that it misses means nothing, and so does one it reports.
-- Eleven labels. A sound outside them should give none, and at times gives a similar one: steady noises sound like rain or
-  waves, engines like a chainsaw or a helicopter.
+- Not for safety, security, health or surveillance: a sneeze, a cry or a fire that it misses means nothing, and so
+  does one that it reports.
+- Eleven labels. A sound outside them should give none, and at times gives a similar one: steady noises sound like rain
+  or waves, engines like a chainsaw or a helicopter.
 - Figures come from clips that people chose to upload, loud and near. Distant, mixed and reverberant sounds do worse.
 - Segments were taught from clips only: their edges are right to a few tenths of a second at best.
 - Speech is found, not who speaks nor what is said.
