@@ -100,9 +100,11 @@ async def listen(
             under_way.append((job, asyncio.create_task(run(job))))
 
     async def settle(room: int) -> AsyncGenerator[None]:
+        nonlocal admitted
         while len(under_way) > room:
             job, task = under_way[0]
             outputs = await task
+            admitted = True
             under_way.popleft()
             send(await bench.workers.call(partial(job.take, job.piece, outputs)))
             yield
