@@ -82,29 +82,28 @@ async def listen(
     under_way: deque[tuple[Job, asyncio.Task[Arrays]]] = deque()
     most = PIECES_UNDER_WAY * max(1, len(listeners))
     walk = _Walk(recording, listeners)
+    is_first = True
 
-    admitted = False
-
-    async def run(job: Job) -> Arrays:
+    async def run(job: Job, *, may_be_refused: bool) -> Arrays:
         while True:
             try:
                 return await job.model.run(job.piece.samples, deadline)
             except Overloaded as refusal:
-                # whoever was let in is not sent away half-way: the rest of a recording waits for its turn
-                if not admitted or bench.clock.now() + PATIENCE_S > deadline:
+                # the first piece asks for all: whoever was let in is not sent away half-way
+                if may_be_refused or bench.clock.now() + PATIENCE_S > deadline:
                     raise
                 await asyncio.sleep(min(refusal.retry_after_s, PATIENCE_S))
 
     def send(jobs: Sequence[Job]) -> None:
+        nonlocal is_first
         for job in jobs:
-            under_way.append((job, asyncio.create_task(run(job))))
+            under_way.append((job, asyncio.create_task(run(job, may_be_refused=is_first))))
+            is_first = False
 
     async def settle(room: int) -> AsyncGenerator[None]:
-        nonlocal admitted
         while len(under_way) > room:
             job, task = under_way[0]
             outputs = await task
-            admitted = True
             under_way.popleft()
             send(await bench.workers.call(partial(job.take, job.piece, outputs)))
             yield
