@@ -45,7 +45,7 @@ def manifest(version: int, fitted: Fitted, found: dict[str, Any], split: str, ag
         "exclusive": False,
         "aggregate": "max",
         "batching": {"mode": "padded", "max_items": 8, "max_seconds": 80.0},
-        "window": {"min_s": 0.1, "max_s": MAX_S, "context_s": round(CONTEXT_S, 6), "agreement": agreement},
+        "window": {"min_s": 0.1, "max_s": MAX_S, "context_s": round(CONTEXT_S, 6), "agreement": max(agreement, 1e-6)},
         "frames": {"step_s": SHAPE.frame_step_s, "offset_s": 0.0},
         "segmenting": fitted.rule.model_dump(),
         "figures": {"split": split}
