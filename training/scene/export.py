@@ -32,6 +32,7 @@ def manifest(version: int, fitted: Fitted, found: dict[str, Any], split: str, ag
         "none_labelled": found["none_labelled"],
         "segment_f1_1s": found["second_f1"],
         "event_f1": found["event_f1"],
+        "none_segmented": found["none_segmented"],
     }
     return {
         "name": NAME,
@@ -113,6 +114,7 @@ def _figure_rows(found: dict[str, Any]) -> str:
             f"{found['event_f1']:.3f}",
             "",
         ),
+        ("Pieces with none of the eleven in which a segment is found", f"{found['none_segmented']:.3f}", ""),
     ]
     return "\n".join(f"| {what} | {value} | {interval} |" for what, value, interval in rows)
 
