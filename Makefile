@@ -7,6 +7,9 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check install
 TORCH := torch==2.13.0 torchaudio==2.11.0
 TORCH_INDEX_URL ?= https://download.pytorch.org/whl/cpu
 
+# The service says this to onnxruntime by itself; tests and training import it directly too.
+export ORT_DISABLE_TELEMETRY := 1
+
 # A stamp bears the sum of what it stands for: other requirements, other name, a new installation.
 stamp = .venv/.$(1)-$(shell cat $(2) pyproject.toml | cksum | cut -d' ' -f1)
 SERVE := $(call stamp,serve,requirements/serve.txt)

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
@@ -39,6 +40,14 @@ DESCRIPTION = (
     "Every failure is a problem document; `/problems` lists them."
 )
 
+ABOUT: dict[str, Any] = {
+    "title": "Earmark",
+    "version": __version__,
+    "description": DESCRIPTION,
+    "docs_url": None,
+    "redoc_url": None,
+}
+
 logger = logging.getLogger("earmark")
 
 
@@ -63,15 +72,22 @@ def create_app(settings: Settings) -> FastAPI:
             desk.bench.models.close()
             desk.bench.workers.stop()
 
-    app = FastAPI(
-        title="Earmark", version=__version__, description=DESCRIPTION, lifespan=lifespan, docs_url=None, redoc_url=None
-    )
+    app = _routed(FastAPI(**ABOUT, lifespan=lifespan))
     app.state.desk = desk
+    pages.mount_assets(app)
+    _add_middleware(app, desk)
+    return app
+
+
+def openapi_document() -> dict[str, Any]:
+    """What the service promises, without starting any of it."""
+    return _routed(FastAPI(**ABOUT)).openapi()
+
+
+def _routed(app: FastAPI) -> FastAPI:
     problems.install(app)
     for room in (quality, scene, enhance, analyze, models, health, pages):
         app.include_router(room.router)
-    pages.mount_assets(app)
-    _add_middleware(app, desk)
     return app
 
 

@@ -48,18 +48,19 @@ class ChildSource:
         # processor time is limited by the kernel; this is for a child that does nothing at all
         self._patience_ms = limits.child_cpu_s * 2000
         try:
-            self._process = _start(found.demuxer or "sndfile", len(body), limits)
+            self._process = _start(found.demuxer or "sndfile", len(found.prefix) + len(body), limits)
         except BaseException:
             self._closed = True
             _places.release()
             raise
         try:
-            self._feed(body)
+            self._feed(memoryview(found.prefix), body)
             self.facts = self._read_header(found)
         except BaseException:
             self.close()
             raise
-        self.promised_frames = self.facts.frames if found.tells_length and not found.demuxer else None
+        # FFmpeg's durations are rounded to the container's clock: they are no promise
+        self.promised_frames = self.facts.frames if not found.demuxer else None
         self.is_cut = found.is_cut
         self.broke_off = False
 
@@ -92,19 +93,20 @@ class ChildSource:
         finally:
             _places.release()
 
-    def _feed(self, body: memoryview) -> None:
+    def _feed(self, *pieces: memoryview) -> None:
         """Hand over the whole body. The child writes nothing before it has all of it, so this cannot lock up."""
         pipe = self._process.stdin
         if pipe is None:
             self._gave_up()
         to_child = select.poll()
         to_child.register(pipe, select.POLLOUT)
-        at = 0
         try:
-            while at < len(body):
-                if not to_child.poll(self._patience_ms):
-                    self._gave_up()
-                at += os.write(pipe.fileno(), body[at : at + PIPE_BYTES])
+            for piece in pieces:
+                at = 0
+                while at < len(piece):
+                    if not to_child.poll(self._patience_ms):
+                        self._gave_up()
+                    at += os.write(pipe.fileno(), piece[at : at + PIPE_BYTES])
             pipe.close()
         except BrokenPipeError:
             self._gave_up()
@@ -166,5 +168,5 @@ def _facts(said: dict[str, object], found: Found) -> AudioFacts:
     subtype, rate, channels, frames = (said[key] for key in ("subtype", "sample_rate", "channels", "frames"))
     if not (isinstance(rate, int) and isinstance(channels, int) and 0 < rate < 1 << 31 and 0 < channels < 1 << 16):
         raise ValueError("no rate or no channels")
-    length = frames if found.tells_length and isinstance(frames, int) and 0 < frames < 1 << 40 else None
+    length = frames if found.tells_length and isinstance(frames, int) and 0 < frames < 1 << 36 else None
     return AudioFacts(found.format, str(subtype)[:32], rate, channels, length)

@@ -1,12 +1,12 @@
 """The child process: decodes one recording from its standard input to its standard output, under limits, and ends.
 
-Run as `python -m service.audio.child_main DECODER BODY_BYTES MEMORY_BYTES CPU_S`, where DECODER is `sndfile` or the name of
-an FFmpeg demuxer. It reads the whole body before it writes anything, so neither side can wait for the other.
+Run as `python -m service.audio.child_main DECODER BODY_BYTES MEMORY_BYTES CPU_S`, where DECODER is `sndfile` or the
+name of an FFmpeg demuxer. It reads the whole body before it writes anything, so neither side can wait for the other.
 
-It writes a line of JSON: {"format", "subtype", "sample_rate", "channels", "frames"} or {"problem": "unsupported" | "broken"}.
-Then pieces: a 4-byte count n above 0 and n float32 of each channel, one channel after another. Then a count of 0 and one
-byte: 0 when it read to the end, 1 when it broke off. All numbers are little-endian. An answer without that end
-means that the decoder died.
+It writes a line of JSON: {"format", "subtype", "sample_rate", "channels", "frames"} or {"problem": "unsupported" or
+"broken"}. Then pieces: a 4-byte count n above 0 and n float32 of each channel, one channel after another. Then a count
+of 0 and one byte: 0 when it read to the end, 1 when it broke off. All numbers are little-endian. An answer without
+that end means that the decoder died.
 
 Start-up time is everybody's: FFmpeg's half runs without numpy.
 """

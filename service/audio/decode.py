@@ -21,7 +21,7 @@ from service.errors import BadAudio, EmptyAudio, InternalFault, NonFiniteAudio, 
 from service.values import AudioFacts, AudioLimits, Samples, Warnings
 
 SLACK_FRAMES = 4096
-"""By how much a compressed file may fall short of its header and still be whole: encoders differ about their padding."""
+"""By how much a compressed file may fall short of its header and still be whole: encoders differ about padding."""
 
 
 def open_recording(
@@ -88,14 +88,14 @@ class Recording:
     def _checked(self) -> Iterator[Samples]:
         counted = 0
         try:
-            if self.facts.frames is not None and self.facts.frames > 0:
-                # an honest header saves the work of decoding what will be refused; a lying one is counted anyway
-                self._check_amount(self.facts.frames)
+            if isinstance(self._source, PcmSource):
+                # counted from the bytes that are there, not told by a header
+                self._check_amount(self.facts.frames or 0)
             for block in self._source.blocks():
                 self._check_amount(counted + block.shape[1])
                 if not np.isfinite(block).all():
                     raise NonFiniteAudio(
-                        f"The samples hold NaN or infinity, the first of them in the second after {self._seconds(counted)} s."
+                        f"The samples hold NaN or infinity, first in the second after {self._seconds(counted)} s."
                     )
                 counted += block.shape[1]
                 yield block
@@ -152,9 +152,9 @@ def _open(body: memoryview, limits: AudioLimits, raw: RawFormat | None) -> Sourc
     found = probe(body)
     if found.decoder == "wav":
         return PcmSource(body, read_wav(body), "wav")
-    rest = body[found.start_byte :]
+    rest = body[found.start_byte : found.end_byte]
     if found.decoder == "plain":
-        return SndfileSource(rest, PLAIN, is_cut=found.is_cut, tells_length=found.tells_length)
+        return SndfileSource(rest, PLAIN, is_cut=found.is_cut, prefix=found.prefix)
     return ChildSource(rest, found, limits)
 
 
@@ -168,7 +168,7 @@ def _check_header(facts: AudioFacts, limits: AudioLimits) -> None:
         )
     if not limits.min_rate <= facts.sample_rate <= limits.max_rate:
         raise BadAudio(
-            f"The sample rate is {facts.sample_rate} Hz; rates from {limits.min_rate} to {limits.max_rate} Hz are read.",
+            f"The sample rate is {facts.sample_rate} Hz; {limits.min_rate} to {limits.max_rate} Hz are read.",
             minimum=limits.min_rate,
             maximum=limits.max_rate,
             got=facts.sample_rate,

@@ -63,7 +63,9 @@ def companded(law: Encoding) -> NDArray[np.float32]:
     if law == "alaw":
         code ^= 0x55
         exponent, mantissa = (code >> 4) & 7, code & 15
-        magnitude = np.where(exponent == 0, (mantissa << 4) + 8, ((mantissa << 4) + 0x108) << np.maximum(exponent - 1, 0))
+        magnitude = np.where(
+            exponent == 0, (mantissa << 4) + 8, ((mantissa << 4) + 0x108) << np.maximum(exponent - 1, 0)
+        )
         value = np.where(code & 0x80, magnitude, -magnitude)
     else:
         code = ~code & 0xFF
@@ -88,4 +90,5 @@ def blocks(body: memoryview, layout: PcmLayout, block_frames: int) -> Iterator[S
 def to_pcm16(interleaved: NDArray[np.float32]) -> NDArray[np.int16]:
     """Rounded to 16 bit; beyond full scale is held at full scale and never wraps."""
     scaled = np.rint(interleaved * np.float32(32768))
-    return np.clip(scaled, -32768, 32767).astype("<i2")
+    held: NDArray[np.int16] = np.clip(scaled, -32768, 32767).astype("<i2")
+    return held

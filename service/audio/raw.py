@@ -43,7 +43,9 @@ def parse_raw_type(content_type: str) -> RawFormat | None:
         if name not in ENCODINGS:
             raise BadRequest("The encoding of audio/pcm is s16le or f32le.", got=name[:32], supported=list(ENCODINGS))
         encoding = ENCODINGS[name]
-    return RawFormat(_positive("rate", parameters["rate"]), _positive("channels", parameters.get("channels", "1")), encoding)
+    return RawFormat(
+        _positive("rate", parameters["rate"]), _positive("channels", parameters.get("channels", "1")), encoding
+    )
 
 
 def _parameters(pieces: list[str], known: tuple[str, ...]) -> dict[str, str]:
@@ -54,7 +56,9 @@ def _parameters(pieces: list[str], known: tuple[str, ...]) -> dict[str, str]:
         name, equals, value = (part.strip() for part in piece.partition("="))
         name = name.lower()
         if not equals or name not in known or name in found:
-            raise BadRequest(f"The parameters of raw audio are {', '.join(known)}, each once, as name=value.", got=piece.strip()[:64])
+            raise BadRequest(
+                f"The parameters of raw audio are {', '.join(known)}, each once, as name=value.", got=piece.strip()[:64]
+            )
         found[name] = value[1:-1] if len(value) >= 2 and value[0] == value[-1] == '"' else value
     return found
 

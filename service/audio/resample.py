@@ -10,8 +10,8 @@ from service.values import Samples
 
 
 class Resampler:
-    """Sample 0 of the output lies where sample 0 of the input lies. A tone keeps its level to within 0.01 dB up to about
-    90 % of the lower rate's half; above that is the filter's edge.
+    """Sample 0 of the output lies where sample 0 of the input lies. A tone keeps its level to within 0.01 dB up to
+    90 % of half the lower rate; above that is the filter's edge.
 
     Args:
         rate_in: of what is pushed, in Hz.

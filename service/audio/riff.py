@@ -100,5 +100,11 @@ def _layout(body: memoryview, fmt: _Fmt, start: int, declared: int) -> PcmLayout
     size = came if open_end else min(declared, came)
     promised = declared // frame_bytes if declared > came and not open_end else None
     return PcmLayout(
-        fmt.encoding, fmt.sample_rate, fmt.channels, start, size // frame_bytes, promised, ragged=size % frame_bytes != 0
+        fmt.encoding,
+        fmt.sample_rate,
+        fmt.channels,
+        start,
+        size // frame_bytes,
+        promised,
+        ragged=size % frame_bytes != 0,
     )

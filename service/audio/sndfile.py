@@ -34,12 +34,12 @@ RARE: dict[str, set[str]] = {
 }
 """What is decoded within the child."""
 
-BELIEVABLE_FRAMES = 1 << 40
-"""More is libsndfile's way of saying that the header names no length."""
+BELIEVABLE_FRAMES = (1 << 36) - 1
+"""This and more say that the header names no length: it is the greatest that a FLAC header holds."""
 
 
 class _Forward(soundfile.SoundFile):  # type: ignore[misc]
-    """Read once from start to end. Left to itself the library seeks after every read, which makes decoders start anew."""
+    """Read once, from start to end. Left to itself the library seeks after every read, and decoders start anew."""
 
     def seekable(self) -> bool:
         return False
@@ -54,33 +54,38 @@ class SndfileSource:
     """
 
     def __init__(
-        self, body: memoryview, allowed: dict[str, set[str]], *, is_cut: bool = False, tells_length: bool = True
+        self, body: memoryview, allowed: dict[str, set[str]], *, is_cut: bool = False, prefix: bytes = b""
     ) -> None:
+        self._view = ByteView(body, prefix)
         try:
-            self._file = _Forward(ByteView(body))
+            self._file = _Forward(self._view)
         except (soundfile.SoundFileError, ValueError):
             raise TruncatedAudio("The file is damaged or cut off: nothing in it can be decoded.") from None
         name, subtype = self._file.format, self._file.subtype
         if subtype not in allowed.get(name, ()):
-            self._file.close()
+            self.close()
             raise UnsupportedAudio("The file is not what its first bytes say that it is.")
-        frames = self._file.frames if tells_length and 0 < self._file.frames < BELIEVABLE_FRAMES else None
+        frames = self._file.frames if 0 < self._file.frames < BELIEVABLE_FRAMES else None
         self.facts = AudioFacts(name.lower(), subtype.lower(), self._file.samplerate, self._file.channels, frames)
         self.promised_frames = frames
         self.is_cut = is_cut
         self.broke_off = False
 
     def blocks(self) -> Iterator[Samples]:
-        frames = block_frames(self.facts.sample_rate)
-        while not self._file.closed:
+        shape = block_frames(self.facts.sample_rate), self.facts.channels
+        while not (self._file.closed or self.broke_off):
+            # a read that fails has written what it could decode, but does not say how much
+            room = np.full(shape, np.nan, np.float32)
             try:
-                block = self._file.read(frames, dtype="float32", always_2d=True)
+                block = self._file.read(out=room)
             except soundfile.SoundFileError:
                 self.broke_off = True
-                return
+                unwritten = np.isnan(room).any(axis=1)
+                block = room[: int(unwritten.argmax()) if unwritten.any() else len(room)]
             if not len(block):
                 return
             yield np.ascontiguousarray(block.T)
 
     def close(self) -> None:
         self._file.close()
+        self._view.close()

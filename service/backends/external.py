@@ -35,12 +35,10 @@ def external_files(path: Path) -> set[str]:
         BackendError: the file is no ONNX graph.
     """
     try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            view = memoryview(content)
-            try:
-                return set(_locations(view, "model", 0))
-            finally:
-                view.release()
+        with path.open("rb") as file:
+            # Unmapped with its last view: an error's traceback may hold some longer than this block.
+            content = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        return set(_locations(content, "model", 0))
     except (ValueError, IndexError, UnicodeDecodeError) as error:
         raise BackendError(f"{path.name} is no ONNX graph: {error}") from error
 

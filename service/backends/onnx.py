@@ -66,6 +66,8 @@ def _open(path: Path, device: Device) -> onnxruntime.InferenceSession:
         raise BackendError("device cuda was asked for, but this onnxruntime has no CUDA provider: use onnxruntime-gpu")
     if device == "cpu" or not has_cuda:
         return _session(path, [CPU])
+    # CUDA's libraries come as wheels, where the loader does not look by itself.
+    onnxruntime.preload_dlls()
     try:
         session = _session(path, [(CUDA, {"cudnn_conv_algo_search": "HEURISTIC"}), CPU])
         if session.get_providers()[0] != CUDA:

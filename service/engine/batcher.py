@@ -97,11 +97,11 @@ class Batcher(Generic[P]):
             idle_workers: free workers, the one that asks included: they share what waits.
         """
         late = self.expire(now)
-        waiting = [lane for lane in self._lanes.values() if len(lane)]
+        waiting = [lane for lane in self._lanes.values() if lane.items]
         if not waiting:
             return None, late
         lane = min(waiting, key=lambda lane: (lane.served_s, lane.oldest))
-        most = math.ceil(sum(len(lane) for lane in waiting) / max(idle_workers, 1))
+        most = math.ceil(sum(lane.items for lane in waiting) / max(idle_workers, 1))
         batch = lane.form(now, most)
         self._served_s = lane.served_s
         lane.served_s += batch.expected_s
@@ -147,7 +147,7 @@ class Batcher(Generic[P]):
     def queued(self, lane_key: LaneKey) -> tuple[int, float]:
         """Jobs that wait in a lane, and expected seconds of computing for them."""
         lane = self._lanes.get(lane_key)
-        return (len(lane), lane.queued_s) if lane else (0, 0.0)
+        return (lane.items, lane.queued_s) if lane else (0, 0.0)
 
     def wait_s(self, now: float) -> float:
         """Expected seconds until a job submitted now would start."""
@@ -179,7 +179,7 @@ class Batcher(Generic[P]):
 
     def _activate(self, lane: Lane[P]) -> None:
         """A lane that was idle gets its share from now on, not what it left unused."""
-        if not len(lane):
+        if not lane.items:
             lane.served_s = max(lane.served_s, self._served_s)
 
 

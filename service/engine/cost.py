@@ -131,8 +131,8 @@ def _affordable_length(per_second: float, items: int, short_s: float, plan: FitP
 
 
 def _intercept(short_s: float, short: float, long_s: float, long: float) -> float:
-    """What a run of no length would cost; between nothing and half of the short run, where noise says otherwise."""
+    """What a run of no length would cost; between nothing and most of the short run, where noise says otherwise."""
     if long_s <= short_s:
         return 0.0
     slope = (long - short) / (long_s - short_s)
-    return min(max(short - slope * short_s, 0.0), short / 2)
+    return min(max(short - slope * short_s, 0.0), 0.9 * short)

@@ -119,7 +119,9 @@ class Lane(Generic[P]):
     def __post_init__(self) -> None:
         self.max_area_s = self.policy.max_area_s
 
-    def __len__(self) -> int:
+    @property
+    def items(self) -> int:
+        """Jobs that wait."""
         return len(self._waiting) + sum(len(group) for group in self._groups)
 
     def __iter__(self) -> Iterator[Job[P]]:

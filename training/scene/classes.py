@@ -24,6 +24,8 @@ ESC10 = (
     "sneezing",
 )
 LABELS = (*ESC10, "speech")
+STEADY = ("chainsaw", "clock_tick", "crackling_fire", "helicopter", "rain", "sea_waves")
+"""Sounds that go on: heard wherever their clip is not empty. The others are heard where it is loud."""
 
 UNSTATED: dict[str, tuple[str, ...]] = {
     "airplane_cabin": ("speech",),

@@ -10,6 +10,7 @@ import io
 import numpy as np
 import soundfile
 import soxr
+from numpy.typing import NDArray
 
 from training.corpus import Mono
 from training.simulate.levels import frame_powers
@@ -29,7 +30,7 @@ WITH_LEVEL = frozenset({"opus", "vorbis", "mp3"})
 
 
 def _loud(samples: Mono, rate_hz: int) -> Mono:
-    """The samples of frames within 30 dB of the loudest, as magnitudes: what a share of clipped speech is counted in."""
+    """Magnitudes of the samples in frames within 30 dB of the loudest: what a share of clipped speech is a share of."""
     powers = frame_powers(samples, rate_hz)
     size = round(0.02 * rate_hz)
     frames = np.abs(samples[: len(powers) * size]).reshape(-1, size)
@@ -92,7 +93,7 @@ def code(samples: Mono, rate_hz: int, codec: str, level: float = 0.0) -> Mono:
     return fit(np.asarray(decoded, dtype=np.float32) / gain, len(samples))
 
 
-def lost_packets(rng: np.random.Generator, packets: int, share: float, burst: float) -> np.ndarray:
+def lost_packets(rng: np.random.Generator, packets: int, share: float, burst: float) -> NDArray[np.bool_]:
     """Which of *packets* are lost: a two-state chain with *share* of losses in runs of mean length *burst*."""
     lost = np.zeros(packets, bool)
     begin = share / (burst * (1 - share)) if share < 1 else 1.0
@@ -103,8 +104,8 @@ def lost_packets(rng: np.random.Generator, packets: int, share: float, burst: fl
     return lost
 
 
-def lose_packets(samples: Mono, rate_hz: int, lost: np.ndarray, packet_s: float, repeat: float | None) -> Mono:
-    """Take the *lost* packets out: to silence where *repeat* is None, else the packet before, fading by *repeat* each."""
+def lose_packets(samples: Mono, rate_hz: int, lost: NDArray[np.bool_], packet_s: float, repeat: float | None) -> Mono:
+    """Take the *lost* packets out: to silence where *repeat* is None, else the packet before times *repeat*."""
     size = round(packet_s * rate_hz)
     heard = samples.copy()
     for packet in np.flatnonzero(lost):

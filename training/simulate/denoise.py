@@ -31,7 +31,7 @@ def spectral_subtraction(samples: Mono, over: float, floor: float) -> Mono:
 
 
 def wiener(samples: Mono, smoothing: float, floor: float) -> Mono:
-    """Wiener gains from a decision-directed ratio (Ephraim and Malah, 1984) with weight *smoothing* on the frame before."""
+    """Wiener gains from a decision-directed ratio (Ephraim, Malah 1984); *smoothing* is the past frame's share."""
     spectra = stft(samples)
     powers = np.abs(spectra) ** 2
     ratios = powers / np.maximum(noise_estimate(powers), 1e-12)

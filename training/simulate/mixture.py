@@ -33,7 +33,7 @@ def at_snr(speech: Mono, noise: Mono, rate_hz: int, snr_db: float) -> Mono:
 def mix(
     speech: Mono, noise: Mono | None, rate_hz: int, snr_db: float, room: Room | None = None, early_s: float = EARLY_S
 ) -> Mixture:
-    """*speech*, in *room* if given, with *noise* at *snr_db*. `clean` keeps the direct sound and the first *early_s* of the room."""
+    """*speech*, in *room* if given, with *noise* at *snr_db*; `clean` has the room's first *early_s* and no noise."""
     heard = speech if room is None else reverberate(speech, room)
     clean = speech if room is None else reverberate(speech, early_part(room, rate_hz, early_s))
     noisy = heard if noise is None else heard + at_snr(heard, noise, rate_hz, snr_db)

@@ -1,4 +1,4 @@
-"""Noise of any length: recorded rows of a corpus, talkers at once, and what can be computed (coloured, swelling, hum, clicks)."""
+"""Noise of any length: recorded rows of a corpus, talkers at once, and what can be computed (coloured, hum, clicks)."""
 
 from __future__ import annotations
 

@@ -106,7 +106,8 @@ class Recipe:
         floor = float(np.exp(rng.uniform(np.log(0.02), np.log(0.3))))
         if rng.random() < 0.5:
             over = float(rng.uniform(1.0, 4.0))
-            return spectral_subtraction(noisy, over, floor), parameters | {"reducer": "subtraction", "over": round(over, 2)}
+            parameters |= {"reducer": "subtraction", "over": round(over, 2)}
+            return spectral_subtraction(noisy, over, floor), parameters
         smoothing = float(rng.uniform(0.6, 0.98))
         return wiener(noisy, smoothing, floor), parameters | {"reducer": "wiener", "smoothing": round(smoothing, 3)}
 
@@ -128,8 +129,8 @@ def _band(rng: np.random.Generator, speech: Mono, rate_hz: int) -> tuple[Mono, P
         return damage.narrow(speech, rate_hz, rate_hz // 2), {"line_hz": rate_hz // 2}
     low_hz = 0.0 if kind == "low" else _log_uniform(rng, 80, 600)
     high_hz = rate_hz / 2 if kind == "high" else float(rng.uniform(1500, 7500))
-    edge = float(rng.uniform(0.03, 0.4))
-    return damage.limit_band(speech, rate_hz, low_hz, high_hz, edge), {"low_hz": round(low_hz), "high_hz": round(high_hz)}
+    limited = damage.limit_band(speech, rate_hz, low_hz, high_hz, edge_share=float(rng.uniform(0.03, 0.4)))
+    return limited, {"low_hz": round(low_hz), "high_hz": round(high_hz)}
 
 
 def _coarse(rng: np.random.Generator, speech: Mono, rate_hz: int) -> tuple[Mono, Parameters]:

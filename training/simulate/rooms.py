@@ -1,4 +1,4 @@
-"""Room responses: mirror sources for the early part, decaying noise for the rest, or recorded ones; and hearing through them."""
+"""Room responses: mirror sources for the early part, decaying noise for the rest, or recorded ones."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def draw_room(
     direct_db: tuple[float, float] = (-2.0, 25.0),
     recorded: Sounds | None = None,
 ) -> Room:
-    """A random room. *direct_db* is the ratio of the direct sound to all that follows; recorded rooms keep their own."""
+    """A random room. *direct_db* is direct sound to all that follows; recorded rooms keep their own."""
     if recorded is not None and len(recorded) and rng.random() < 0.15:
         return recorded_room(recorded, int(rng.integers(len(recorded))), rate_hz)
     t60, ratio_db = float(rng.uniform(*t60_s)), float(rng.uniform(*direct_db))
@@ -80,7 +80,7 @@ def _tail(rng: np.random.Generator, rate_hz: int, t60_s: float) -> Mono:
 
 
 def _mirror_sources(rng: np.random.Generator, rate_hz: int, t60_s: float) -> Mono:
-    """First 60 ms of a shoebox by the image method (Allen and Berkley, 1979), nearest sample, without the direct sound."""
+    """First 60 ms of a shoebox by the image method (Allen, Berkley 1979), nearest sample, without the direct sound."""
     sides = rng.uniform((2.5, 2.5, 2.3), (9.0, 7.0, 3.6))
     ear, mouth = rng.uniform(0.15, 0.85, 3) * sides, rng.uniform(0.15, 0.85, 3) * sides
     # Sabine: the mean absorption that gives t60, as an amplitude factor of one reflection.

@@ -54,7 +54,7 @@ def smooth_gain(knots_hz: NDArray[np.float64], knots_db: NDArray[np.float64]) ->
 
 
 def random_gain(rng: np.random.Generator, rate_hz: int, spread_db: float, tilt_db: float) -> Callable[[Curve], Curve]:
-    """A smooth random response: nine knots of standard deviation *spread_db*, and a tilt up to ±*tilt_db* end to end."""
+    """A smooth random response: nine knots of deviation *spread_db*, and a tilt of up to *tilt_db* / 2 at each end."""
     knots_hz = np.geomspace(60, rate_hz / 2, 9)
     knots_db = rng.normal(0, spread_db, 9) + np.linspace(-0.5, 0.5, 9) * rng.uniform(-tilt_db, tilt_db)
     return smooth_gain(knots_hz, knots_db)

@@ -5,7 +5,7 @@ Varying the reference itself (voice, device, tone) is what teaches a model speec
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import soxr
@@ -23,7 +23,7 @@ LEVEL = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Preparation:
-    """How references are made. The defaults vary them; `AS_RECORDED` and `GATED` leave voice and device alone."""
+    """How references are made. `VARIED` is the default; `AS_RECORDED` and `GATED` leave voice and device alone."""
 
     gated: float = 0.6
     """Probability that noise between and under the words is taken away."""
@@ -42,8 +42,9 @@ class Preparation:
     """Noise under every reference, so that none holds digital silence: dB below the active speech."""
 
 
-AS_RECORDED = Preparation(gated=0.0, speed=(1.0, 1.0), response=0.0, near_room=0.0, room_tone=0.0, floor_db=(66.0, 66.0))
-GATED = Preparation(gated=1.0, speed=(1.0, 1.0), response=0.0, near_room=0.0, room_tone=0.0, floor_db=(66.0, 66.0))
+VARIED = Preparation()
+AS_RECORDED = Preparation(0.0, (1.0, 1.0), response=0.0, near_room=0.0, room_tone=0.0, floor_db=(66.0, 66.0))
+GATED = replace(AS_RECORDED, gated=1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +65,12 @@ class Voices:
         self._rows: dict[str, list[int]] = {}
         for position, row in enumerate(sounds.corpus.rows):
             self._rows.setdefault(row.group, []).append(position)
-        # Between one share a speaker and one share a second: long voices have more to say, but must not drown the others.
+        # Between one share a speaker and one share a second: long voices say more, but must not drown the others.
         seconds = np.array([sum(sounds.size(row) for row in rows) for rows in self._rows.values()], np.float64)
         self._weights = np.sqrt(seconds) / np.sqrt(seconds).sum()
 
     def draw(
-        self, rng: np.random.Generator, samples: int, preparation: Preparation = Preparation(), least_active: float = 0.4
+        self, rng: np.random.Generator, samples: int, preparation: Preparation = VARIED, least_active: float = 0.4
     ) -> Reference:
         """*samples* of one random speaker; tries again while less than *least_active* of it is speech."""
         speed = float(rng.uniform(*preparation.speed))

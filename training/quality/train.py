@@ -1,0 +1,136 @@
+"""Trains the net on the labelled clips; a killed run goes on with the same command.
+
+    python -m training.quality.train --epochs 20
+
+The weights with the least squared error on the validation split are kept in `runs/quality/<name>/best.pt`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from training.loop import Plan, fit, seed
+from training.quality.features import Features, open_features, random_responses
+from training.quality.labels import Clips, labels_folder
+from training.quality.model import QualityNet, Shape, loss
+
+BATCH = 32
+TILT_DB = 6.0
+
+
+def open_split(runs: Path, split: str) -> Features:
+    """The features and labels of one split as `training.quality.labels` left them."""
+    folder = labels_folder(runs)
+    return open_features(Clips(folder, split), folder, split)
+
+
+def predict(model: nn.Module, features: Features, rows: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
+    """Scores of *rows* (all where None), clip by clip in batches of 32."""
+    wanted = np.arange(len(features)) if rows is None else rows
+    scores = []
+    with torch.no_grad():
+        for first in range(0, len(wanted), BATCH):
+            spectra, counts, _ = features.batch(wanted[first : first + BATCH])
+            scores.append(model.judge(spectra, counts)[0].numpy())  # type: ignore[operator]
+    return np.concatenate(scores) if scores else np.zeros(0, np.float32)
+
+
+def agreement(predicted: NDArray[np.floating[Any]], labels: NDArray[np.floating[Any]]) -> dict[str, float]:
+    """Squared error and linear correlation, with `score` as the loop wants it: higher is better."""
+    error = float(np.mean((predicted - labels) ** 2))
+    return {"score": -error, "mse": error, "lcc": float(np.corrcoef(predicted, labels)[0, 1])}
+
+
+def batches(
+    features: Features, usable: int, response_db: float, rng: np.random.Generator
+) -> Iterator[tuple[Tensor, ...]]:
+    """All of the first *usable* clips once in random order, each through a random response of up to *response_db*."""
+    order = rng.permutation(usable)
+    for first in range(0, usable - BATCH + 1, BATCH):
+        # Sorted within a batch: neighbours on disk are read together.
+        rows = np.sort(order[first : first + BATCH])
+        responses = random_responses(rng, BATCH, response_db, TILT_DB) if response_db else None
+        yield features.batch(rows, responses)
+
+
+def batch_loss(model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
+    spectra, counts, labels = batch
+    scores, frames, left = model.judge(spectra, counts)  # type: ignore[operator]
+    return loss(scores, frames, left, labels)
+
+
+def load_net(folder: Path) -> tuple[QualityNet, dict[str, Any]]:
+    """The best weights of a run, and the run's settings with the figures they were chosen by."""
+    settings = json.loads((folder / "run.json").read_text("utf-8"))
+    model = QualityNet(Shape.from_table(settings["shape"]))
+    state = torch.load(folder / "best.pt", weights_only=True)
+    model.load_state_dict(state["model"])
+    return model.eval(), settings | {"chosen": state["figures"]}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options = _options(arguments)
+    torch.set_num_threads(1)
+    train, val = open_split(options.runs, "train"), open_split(options.runs, "val")
+    folder = options.runs / "quality" / options.name
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = _settings(options, min(options.clips or len(train), len(train)), folder)
+    usable = settings["clips"]
+    plan = Plan(
+        epochs=options.epochs, steps_per_epoch=usable // BATCH, rate=options.rate, warm_up_epochs=0.3, floor=0.01,
+        weight_decay=0.01, average=0.998, seed=options.seed,
+    )  # fmt: skip
+    seed(options.seed)
+    model = QualityNet(Shape.from_table(settings["shape"]))
+
+    def validate(average: nn.Module) -> dict[str, float]:
+        figures = agreement(predict(average, val), val.labels)
+        print(json.dumps({name: round(value, 4) for name, value in figures.items()}), flush=True)
+        return figures
+
+    fit(model, lambda rng: batches(train, usable, options.response_db, rng), batch_loss, plan, folder, validate)
+
+
+def _settings(options: argparse.Namespace, clips: int, folder: Path) -> dict[str, Any]:
+    """What the run was begun with: a resumed run keeps its number of clips though more may have been made since."""
+    path = folder / "run.json"
+    if path.exists():
+        begun: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        return begun
+    shape = Shape(options.bands, options.channels, tuple(options.strides), options.hidden, dropout=options.dropout)
+    settings = {
+        "shape": shape.table(), "clips": clips, "epochs": options.epochs, "rate": options.rate,
+        "response_db": options.response_db, "seed": options.seed,
+    }  # fmt: skip
+    path.write_text(json.dumps(settings, indent=1) + "\n", "utf-8")
+    return settings
+
+
+def _options(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m training.quality.train", description=__doc__.split("\n")[0])
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the labels are (default: %(default)s)")
+    parser.add_argument("--name", default="blstm", help="folder of the run under runs/quality (default: %(default)s)")
+    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--clips", type=int, help="use no more than this many training clips (default: all)")
+    parser.add_argument("--rate", type=float, default=1.5e-3)
+    parser.add_argument("--response-db", type=float, default=4.0, help="spread of random responses; 0 for none")
+    parser.add_argument("--bands", type=int, default=0, help="mel bands to start from; 0 for all bins")
+    parser.add_argument("--channels", type=int, default=128)
+    parser.add_argument("--strides", type=int, nargs="+", default=[2, 2])
+    parser.add_argument("--hidden", type=int, default=64)
+    parser.add_argument("--dropout", type=float, default=0.2)
+    parser.add_argument("--seed", type=int, default=0)
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    main()
