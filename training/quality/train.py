@@ -71,8 +71,7 @@ def batch_loss(model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
 def load_net(folder: Path) -> tuple[QualityNet, dict[str, Any]]:
     """The best weights of a run, and the run's settings with the figures they were chosen by."""
     settings = json.loads((folder / "run.json").read_text("utf-8"))
-    sizes = dict(settings["shape"])
-    model = QualityNet(Shape(**(sizes | {"strides": tuple(sizes["strides"])})))
+    model = QualityNet(Shape.from_table(settings["shape"]))
     state = torch.load(folder / "best.pt", weights_only=True)
     model.load_state_dict(state["model"])
     return model.eval(), settings | {"chosen": state["figures"]}
@@ -91,8 +90,7 @@ def main(arguments: list[str] | None = None) -> None:
         weight_decay=0.01, average=0.998, seed=options.seed,
     )  # fmt: skip
     seed(options.seed)
-    sizes = settings["shape"]
-    model = QualityNet(Shape(**(sizes | {"strides": tuple(sizes["strides"])})))
+    model = QualityNet(Shape.from_table(settings["shape"]))
 
     def validate(average: nn.Module) -> dict[str, float]:
         figures = agreement(predict(average, val), val.labels)
