@@ -15,6 +15,10 @@ Arrays = dict[str, NDArray[np.generic]]
 """Named tensors as a backend takes and gives them."""
 
 Task = Literal["quality", "scene", "enhance"]
+OneChannel = Literal["mix"] | int
+"""The mean of all channels, or the one with that number, counted from 0."""
+Channel = OneChannel | Literal["each"]
+
 TASKS: tuple[Task, ...] = ("quality", "scene", "enhance")
 
 

@@ -280,5 +280,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"folder with {MANIFEST} and its recordings (default: ${DATA_VARIABLE})",
     )
     parser.add_argument(
-        "--runs", type=Path, default=Path("runs"), help="folder for caches and checkpoints (default: %(default)s)"
+        "--runs",
+        type=Path,
+        default=Path("runs"),
+        help="folder for caches, checkpoints and figures (default: %(default)s)",
     )

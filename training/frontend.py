@@ -56,6 +56,34 @@ def mel_bank(
     return np.maximum(0.0, np.minimum(rising, falling))
 
 
+class Frames(nn.Module):
+    """Windowed frames of a waveform with silence on both sides, one centred on every multiple of *hop*.
+
+    Args:
+        window: n_fft values, the periodic Hann window unless given.
+    """
+
+    def __init__(self, n_fft: int, hop: int, window: NDArray[np.float64] | None = None) -> None:
+        super().__init__()
+        if n_fft % 2:
+            raise ValueError("n_fft must be even")
+        self.n_fft, self.hop = n_fft, hop
+        self.block = math.gcd(n_fft, hop)
+        self.register_buffer("window", _constant(hann(n_fft) if window is None else window), persistent=False)
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        """[batch, samples] to [batch, 1 + samples // hop, n_fft]."""
+        # Blocks of the greatest common divisor are gathered whole: far cheaper than a gather of single samples.
+        batch, samples = waveform.shape[0], waveform.shape[1]
+        count = samples // self.hop + 1
+        half = self.n_fft // 2
+        padded = nn.functional.pad(waveform, [half, half])[:, : (count - 1) * self.hop + self.n_fft]
+        blocks = padded.reshape(batch, -1, self.block)
+        first = torch.arange(count, device=waveform.device) * (self.hop // self.block)
+        index = first.unsqueeze(1) + torch.arange(self.n_fft // self.block, device=waveform.device).unsqueeze(0)
+        return blocks[:, index].reshape(batch, -1, self.n_fft) * self.window
+
+
 class Stft(nn.Module):
     """Centred short-time Fourier transform with silence on both sides: equal to `torch.stft(pad_mode="constant")`.
 
@@ -68,35 +96,65 @@ class Stft(nn.Module):
 
     def __init__(self, n_fft: int, hop: int, window: NDArray[np.float64] | None = None) -> None:
         super().__init__()
-        if n_fft % 2:
-            raise ValueError("n_fft must be even")
         self.n_fft, self.hop = n_fft, hop
-        self.block = math.gcd(n_fft, hop)
+        self.frames = Frames(n_fft, hop, window)
         half = n_fft // 2
-        bins, steps = np.arange(half + 1), np.arange(half + 1)
-        angle = 2 * np.pi * (np.outer(steps, bins) % n_fft) / n_fft
-        self.register_buffer("window", _constant(hann(n_fft) if window is None else window), persistent=False)
+        angle = 2 * np.pi * (np.outer(np.arange(half + 1), np.arange(half + 1)) % n_fft) / n_fft
         self.register_buffer("cosine", _constant(np.cos(angle)), persistent=False)
         self.register_buffer("sine", _constant(-np.sin(angle[1:half])), persistent=False)
 
     def forward(self, waveform: Tensor) -> tuple[Tensor, Tensor]:
         """[batch, samples] to real and imaginary part, each [batch, bins, 1 + samples // hop]."""
-        frames = self._frames(waveform) * self.window
+        frames = self.frames(waveform)
         half = self.n_fft // 2
         ahead, back = frames[..., 1:half], torch.flip(frames[..., half + 1 :], [-1])
         even = torch.cat([frames[..., :1], ahead + back, frames[..., half : half + 1]], -1)
         return (even @ self.cosine).transpose(1, 2), ((ahead - back) @ self.sine).transpose(1, 2)
 
-    def _frames(self, waveform: Tensor) -> Tensor:
-        # Blocks of the greatest common divisor are gathered whole: far cheaper than a gather of single samples.
-        batch, samples = waveform.shape[0], waveform.shape[1]
-        count = samples // self.hop + 1
-        half = self.n_fft // 2
-        padded = nn.functional.pad(waveform, [half, half])[:, : (count - 1) * self.hop + self.n_fft]
-        blocks = padded.reshape(batch, -1, self.block)
-        first = torch.arange(count, device=waveform.device) * (self.hop // self.block)
-        index = first.unsqueeze(1) + torch.arange(self.n_fft // self.block, device=waveform.device).unsqueeze(0)
-        return blocks[:, index].reshape(batch, -1, self.n_fft)
+
+class PowerSpectrum(nn.Module):
+    """Squared magnitudes of the transform that `Stft` makes, in an order of its own: `bins[i]` is the bin of column i.
+
+    A DFT of rows x columns points in two steps of matrix products (Cooley and Tukey), the twiddle factors folded into
+    the second. Of 2048 points it needs an eighth of the products of `Stft`; who sums bins up, as a mel bank does, need
+    not sort them.
+    """
+
+    def __init__(self, n_fft: int, hop: int, window: NDArray[np.float64] | None = None) -> None:
+        super().__init__()
+        self.frames = Frames(n_fft, hop, window)
+        self.rows = _cheapest_rows(n_fft)
+        self.columns = n_fft // self.rows
+        # A real signal: the upper half of the row frequencies mirrors the lower.
+        low, row = np.arange(self.rows // 2 + 1), np.arange(self.rows)
+        column = np.arange(self.columns)
+        first = np.exp(-2j * np.pi * (np.outer(row, low) % self.rows) / self.rows)
+        phase = low[:, None, None] * column[None, :, None] / n_fft + column[:, None] * column[None, :] / self.columns
+        second = np.exp(-2j * np.pi * phase)
+        self.register_buffer(
+            "first", _constant(np.stack([first.real.T, first.imag.T], 1).reshape(-1, self.rows)), persistent=False
+        )
+        self.register_buffer("real", _constant(np.concatenate([second.real, -second.imag], 1)), persistent=False)
+        self.register_buffer("imaginary", _constant(np.concatenate([second.imag, second.real], 1)), persistent=False)
+        bins = low[:, None] + self.rows * column
+        self.bins = np.minimum(bins, n_fft - bins).reshape(-1)
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        """[batch, samples] to [batch, 1 + samples // hop, columns], as many as `bins`."""
+        frames = self.frames(waveform)
+        batch, low = frames.shape[0], self.rows // 2 + 1
+        turned = self.first @ frames.reshape(-1, self.rows, self.columns)
+        # From here on a row frequency is a batch of products of its own; only whole rows are moved.
+        turned = turned.reshape(-1, low, 2 * self.columns).transpose(0, 1)
+        real, imaginary = turned @ self.real, turned @ self.imaginary
+        power = real * real + imaginary * imaginary
+        return power.transpose(0, 1).reshape(batch, -1, low * self.columns)
+
+
+def _cheapest_rows(n_fft: int) -> int:
+    """The even divisor with the fewest products in both steps."""
+    divisors = [rows for rows in range(2, n_fft + 1, 2) if n_fft % rows == 0]
+    return min(divisors, key=lambda rows: (rows // 2 + 1) * (2 * n_fft + 4 * (n_fft // rows) ** 2))
 
 
 class InverseStft(nn.Module):
@@ -156,12 +214,14 @@ class LogMel(nn.Module):
         super().__init__()
         self.floor = floor
         self.hop = hop
-        self.stft = Stft(n_fft, hop)
-        self.register_buffer("bank", _constant(mel_bank(sample_rate, n_fft, mels, low_hz, high_hz).T), persistent=False)
+        self.spectrum = PowerSpectrum(n_fft, hop)
+        bank = mel_bank(sample_rate, n_fft, mels, low_hz, high_hz)[self.spectrum.bins]
+        _, once = np.unique(self.spectrum.bins, return_index=True)
+        kept = np.isin(np.arange(len(bank)), once)[:, None]
+        self.register_buffer("bank", _constant(bank * kept), persistent=False)
 
     def powers(self, waveform: Tensor, lengths: Tensor) -> Tensor:
-        real, imaginary = self.stft(silence_past(waveform, lengths))
-        return self.bank @ (real * real + imaginary * imaginary)
+        return (self.spectrum(silence_past(waveform, lengths)) @ self.bank).transpose(1, 2)
 
     def forward(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         return torch.log(self.powers(waveform, lengths) + self.floor), frame_counts(lengths, self.hop)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from service.values import Arrays
+
+Device = Literal["auto", "cpu", "cuda"]
+"""Where a graph runs: auto takes a GPU where the backend has one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import tomllib
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from service.errors import EarmarkError
 from service.values import Task
@@ -21,6 +21,13 @@ OUTPUTS: dict[Task, tuple[frozenset[str], ...]] = {
     "enhance": (frozenset({"enhanced"}),),
 }
 """What a graph of each task must give at the least: any one of the sets."""
+OUTPUT_ORDER: dict[Task, tuple[str, ...]] = {
+    "quality": ("score", "frames", "frame_lengths"),
+    "scene": ("clip", "frames", "frame_lengths"),
+    "enhance": ("enhanced",),
+}
+"""How the outputs of a program that does not name them are named, as many as it gives; `scores` where there are
+several scales."""
 
 
 class BadManifest(EarmarkError):
@@ -34,23 +41,37 @@ class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
 
+def _inside(value: str) -> str:
+    path = PurePosixPath(value)
+    if path.is_absolute() or ".." in path.parts or "\\" in value:
+        raise ValueError("must be a relative path inside the model's folder")
+    return value
+
+
+InnerPath = Annotated[str, AfterValidator(_inside)]
+Sum = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class DataFile(_Table):
+    """A file that a graph keeps its weights in."""
+
+    path: InnerPath
+    sha256: Sum
+
+
 class GraphFile(_Table):
     """One file with the whole model in it. The first that this machine can run is taken."""
 
-    path: str
+    path: InnerPath
     backend: Literal["onnx", "torchscript"]
     precision: Literal["fp32", "fp16", "int8"] = "fp32"
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    sha256: Sum
     batching: Literal["padded", "equal", "alone"] | None = None
     """Overrides the model's own where this file differs (dynamic int8 runs alone)."""
-
-    @field_validator("path")
-    @classmethod
-    def _inside(cls, value: str) -> str:
-        path = PurePosixPath(value)
-        if path.is_absolute() or ".." in path.parts or "\\" in value:
-            raise ValueError("must be a relative path inside the model's folder")
-        return value
+    data: tuple[DataFile, ...] = ()
+    """ONNX: every file of external weights that the graph names, none else is opened."""
+    outputs: tuple[str, ...] = ()
+    """TorchScript: names of a tuple's members, in order; the contract's order where nothing is said."""
 
 
 class Batching(_Table):
@@ -63,7 +84,7 @@ class Batching(_Table):
 
 
 class Window(_Table):
-    """How a recording is cut. Pieces of `max_s` overlap by `context_s` on both sides, which is dropped when they are joined."""
+    """How a recording is cut: pieces of `max_s` overlap by `context_s` on both sides, which the join drops."""
 
     min_s: Annotated[float, Field(ge=0)] = 0.0
     """Shorter recordings are refused as too short."""
@@ -113,10 +134,10 @@ class Segmenting(_Table):
 
 
 class Golden(_Table):
-    """`golden.npz`: `waveform` [samples] and the outputs it must give, named as the graph names them, without the batch axis."""
+    """`golden.npz`: `waveform` [samples] and the outputs it must give, by the graph's names, without the batch axis."""
 
-    path: str = "golden.npz"
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    path: InnerPath = "golden.npz"
+    sha256: Sum
     tolerance: Annotated[float, Field(gt=0)] = 1e-3
 
 
@@ -152,6 +173,15 @@ class Manifest(_Table):
     @property
     def id(self) -> str:
         return f"{self.name}@{self.version}"
+
+    @property
+    def labels_named(self) -> tuple[str, ...]:
+        return tuple(label.name for label in self.labels)
+
+    def output_names(self, file: GraphFile) -> tuple[str, ...]:
+        """Names for the outputs of *file* where it does not say them itself."""
+        score = "scores" if len(self.scales) > 1 else "score"
+        return file.outputs or tuple(score if name == "score" else name for name in OUTPUT_ORDER[self.task])
 
     @model_validator(mode="after")
     def _complete_for_its_task(self) -> Manifest:
@@ -189,5 +219,5 @@ def parse_manifest(tables: dict[str, Any], where: str = "model.toml") -> Manifes
     try:
         return Manifest.model_validate(tables)
     except ValidationError as error:
-        lines = [f"{'.'.join(str(part) for part in fault['loc']) or 'model'}: {fault['msg']}" for fault in error.errors()]
-        raise BadManifest(f"{where}: " + "; ".join(lines)) from error
+        faults = (("".join(f".{part}" for part in fault["loc"]).lstrip("."), fault["msg"]) for fault in error.errors())
+        raise BadManifest(f"{where}: " + "; ".join(f"{key or 'model'}: {text}" for key, text in faults)) from error

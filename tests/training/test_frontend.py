@@ -7,7 +7,18 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from training.frontend import InverseStft, LogMel, Stft, frame_counts, hann, masked_mean, mel_bank, silence_past, valid  # noqa: E402
+from training.frontend import (  # noqa: E402
+    InverseStft,
+    LogMel,
+    PowerSpectrum,
+    Stft,
+    frame_counts,
+    hann,
+    masked_mean,
+    mel_bank,
+    silence_past,
+    valid,
+)
 
 
 def noise(batch: int, samples: int) -> torch.Tensor:
@@ -26,6 +37,17 @@ def test_stft_is_torch_stft_with_silence_around(n_fft: int, hop: int, samples: i
     assert real.shape == wanted.shape
     assert (real - wanted.real).abs().max().item() <= 1e-5 * max(1.0, scale)
     assert (imaginary - wanted.imag).abs().max().item() <= 1e-5 * max(1.0, scale)
+
+
+@pytest.mark.parametrize(("n_fft", "hop"), [(2048, 640), (512, 256), (400, 160), (960, 480), (2, 1)])
+def test_power_spectrum_is_that_of_the_transform(n_fft: int, hop: int) -> None:
+    waveform = noise(2, 4321)
+    real, imaginary = Stft(n_fft, hop)(waveform)
+    wanted = (real.square() + imaginary.square()).transpose(1, 2)
+    module = PowerSpectrum(n_fft, hop)
+    given = module(waveform)
+    assert set(module.bins) == set(range(n_fft // 2 + 1))
+    torch.testing.assert_close(given, wanted[..., module.bins], rtol=1e-4, atol=1e-5 * wanted.max().item())
 
 
 @pytest.mark.parametrize("window", [hann(512), np.sqrt(hann(512))])

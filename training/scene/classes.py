@@ -1,7 +1,7 @@
 """Which sounds the model names, and what a recording's labels say, and do not say, about each of them.
 
-The ten sounds of ESC-10 and speech: those of which the corpus holds many independent recordings in every split. Everything
-else in the corpus serves as "none of these".
+The ten sounds of ESC-10 and speech: those of which the corpus holds many independent recordings in every split.
+Everything else in the corpus serves as "none of these".
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ ESC10 = (
     "sneezing",
 )
 LABELS = (*ESC10, "speech")
+STEADY = ("chainsaw", "clock_tick", "crackling_fire", "helicopter", "rain", "sea_waves")
+"""Sounds that go on: heard wherever their clip is not empty. The others are heard where it is loud."""
 
 UNSTATED: dict[str, tuple[str, ...]] = {
     "airplane_cabin": ("speech",),

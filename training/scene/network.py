@@ -1,9 +1,9 @@
 """The network: a small dense residual net with a bounded receptive field, attention over time, and its export form.
 
-After CP-ResNet (Koutini et al., "Receptive field regularization techniques for audio classification and tagging with deep
-convolutional neural networks", 2021): early 3x3 kernels, later 1x1 ones, so that a frame hears about one second and the net
-cannot learn clips by heart. Time is masked before every convolution wider than one frame, which makes an item's answer
-independent of its batch.
+After CP-ResNet (Koutini et al., "Receptive field regularization techniques for audio classification and tagging with
+deep convolutional neural networks", 2021): early 3x3 kernels, later 1x1 ones, so that a frame hears about one second
+and the net cannot learn clips by heart. Time is masked before every convolution wider than one frame, which makes an
+item's answer independent of its batch.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class Net(nn.Module):
         self.weight = nn.Conv1d(three, shape.classes, 1)
 
     def forward(self, bands: Tensor, counts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """[batch, mels, frames] with `counts` valid ones to clip [batch, classes], frames [batch, time, classes], counts."""
+        """Bands [batch, mels, frames] to clip [batch, classes], frames [batch, time, classes] and their counts."""
         features = masked(self.level(bands).unsqueeze(1), counts)
         features = torch.relu(self.stem_first_norm(self.stem_first(features)))
         counts = halved(counts)

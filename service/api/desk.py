@@ -1,0 +1,141 @@
+"""Where a request is received: the door, the deadline, the body, and one answer a file."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service.api.doors import AdminDoor, Door
+from service.api.multipart import UploadedFile
+from service.api.problems import problem_document
+from service.api.trace import note, request_id_of
+from service.api.upload import BodyMemory, UploadLimits, receive_upload
+from service.audio.decode import Recording
+from service.audio.raw import parse_raw_type
+from service.errors import BadRequest, Draining, EarmarkError, NotAcceptable
+from service.settings import Settings
+from service.tasks.listen import Workbench
+from service.tasks.opening import opened
+
+JSON = "application/json"
+DEADLINE_HEADER = "Earmark-Deadline-Ms"
+FILES_AT_ONCE = 4
+"""Of one form: the rest wait, so that a folder in one request does not fill the queue."""
+
+
+@dataclass(slots=True)
+class Desk:
+    """What every route works with; one a process, at `app.state.desk`."""
+
+    settings: Settings
+    bench: Workbench
+    memory: BodyMemory
+    door: Door
+    admin: AdminDoor
+    draining: bool = field(default=False)
+
+    @asynccontextmanager
+    async def visit(self, request: Request) -> AsyncIterator[Visit]:
+        """Let the caller in, and take what was sent. The body's memory is held until the end.
+
+        Raises:
+            Unauthorized, ShareUsedUp, Draining: before the body is read.
+            EarmarkError: see `receive_upload`.
+        """
+        if self.draining:
+            raise Draining("the service is shutting down; another one will answer", retry_after_s=1.0)
+        with self.door.enter(request.headers.get("authorization")):
+            deadline = self.bench.clock.now() + _deadline_s(request, self.settings.deadline_s)
+            async with receive_upload(request, _upload_limits(self.settings), self.memory) as upload:
+                yield Visit(self, request, upload.files, upload.is_form, deadline)
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """One request that was let in, with the files it brought."""
+
+    desk: Desk
+    request: Request
+    files: list[UploadedFile]
+    is_form: bool
+    deadline: float
+
+    @property
+    def request_id(self) -> str:
+        return request_id_of(self.request)
+
+    @property
+    def only_file(self) -> UploadedFile:
+        """The one file, where a form of several cannot be answered.
+
+        Raises:
+            NotAcceptable: several came.
+        """
+        if len(self.files) > 1:
+            raise NotAcceptable(f"{len(self.files)} files in one form are answered as {JSON} only", supported=[JSON])
+        return self.files[0]
+
+    @asynccontextmanager
+    async def opened(self, file: UploadedFile) -> AsyncIterator[Recording]:
+        """The recording in *file*; what is known of it goes to the log when it was heard."""
+        raw = parse_raw_type(file.content_type)
+        desk = self.desk
+        async with opened(desk.bench, file.body, desk.settings.audio_limits, raw) as recording:
+            yield recording
+
+    async def answer(self, one: Callable[[UploadedFile], Awaitable[BaseModel]]) -> Response:
+        """The answer to the one file; to several, `{"results": [...]}` in order, each an answer or a problem."""
+        if len(self.files) == 1:
+            return await self.json(await one(self.files[0]))
+        few = asyncio.Semaphore(FILES_AT_ONCE)
+
+        async def settled(file: UploadedFile) -> BaseModel | dict[str, Any]:
+            async with few:
+                try:
+                    return await one(file)
+                except EarmarkError as error:
+                    return problem_document(error, self.request_id)
+
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(settled(file)) for file in self.files]
+        return await self.json(Results(results=[task.result() for task in tasks]))
+
+    async def json(self, answer: BaseModel) -> Response:
+        """Written in a worker: the curve of a long recording takes its time."""
+        text = await self.desk.bench.workers.call(answer.model_dump_json)
+        return Response(text, media_type=JSON)
+
+    def note(self, model: str, duration_s: float | None) -> None:
+        note(self.request, model=model, audio_s=round(duration_s or 0.0, 3))
+
+
+class Results(BaseModel):
+    """Answers to several files, in the order they came."""
+
+    results: list[Any]
+
+
+def desk_of(request: Request) -> Desk:
+    desk: Desk = request.app.state.desk
+    return desk
+
+
+def _deadline_s(request: Request, most_s: float) -> float:
+    """Seconds this request has: what it asks for, but never more than the setting."""
+    said = request.headers.get(DEADLINE_HEADER)
+    if said is None:
+        return most_s
+    if not (said.isascii() and said.isdecimal() and len(said) <= 12 and int(said) > 0):
+        raise BadRequest(f"{DEADLINE_HEADER} must be a whole number of milliseconds above 0", parameter=DEADLINE_HEADER)
+    return min(most_s, int(said) / 1000)
+
+
+def _upload_limits(settings: Settings) -> UploadLimits:
+    return UploadLimits(settings.max_body_bytes, settings.max_parts, settings.body_timeout_s, settings.body_stall_s)

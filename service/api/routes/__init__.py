@@ -1,0 +1,1 @@
+"""One file an endpoint: parse, call one task, shape the answer. No arithmetic."""

@@ -1,0 +1,84 @@
+"""Finds hum of the mains: 50 or 60 Hz and multiples that stand out all the time, not only while somebody speaks."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+LOW_RATE = 2000
+WINDOW_S = 2.0
+LEAST_WINDOWS = 3
+MAINS_HZ = (50.0, 60.0)
+HARMONICS = 8
+LINE_HZ = 1.0
+AROUND_HZ = (2.5, 16.0)
+STANDS_OUT_DB = 12.0
+ALONE_DB = 6.0
+ALONE_HZ = 8.0
+"""Above everything else this near: the syllables of a steady voice put rows of lines around its own."""
+LEAST_AMPLITUDE = 10 ** (-80 / 20)
+"""A weaker line is not heard."""
+DIGITAL_SILENCE = 1e-12
+
+
+class Hum:
+    """Averages the logarithm of the spectrum over windows of two seconds: what comes and goes fades, lines stay."""
+
+    def __init__(self, sample_rate: int) -> None:
+        self._fold = max(1, sample_rate // LOW_RATE)
+        self._rate = sample_rate / self._fold
+        self._size = int(WINDOW_S * self._rate)
+        self._window = np.hanning(self._size).astype(np.float32)
+        self._rest = np.zeros(0, np.float32)
+        self._low = np.zeros(0, np.float32)
+        self._sum = np.zeros(self._size // 2 + 1)
+        self._windows = 0
+
+    def push(self, mixed: NDArray[np.float32]) -> None:
+        """Take (n,) more."""
+        # a plain mean is filter enough: it has its zeros where the lowest frequencies would be folded to
+        whole = np.append(self._rest, mixed)
+        count = len(whole) // self._fold
+        self._rest = whole[count * self._fold :]
+        self._low = np.append(self._low, whole[: count * self._fold].reshape(count, self._fold).mean(axis=1))
+        while len(self._low) >= self._size:
+            self._look(self._low[: self._size])
+            self._low = self._low[self._size // 2 :]
+
+    def finish(self) -> float | None:
+        """50.0 or 60.0 where such hum stands out."""
+        if self._windows < LEAST_WINDOWS:
+            return None
+        level = self._sum / self._windows
+        strengths = {mains: self._stand_out(level, mains) for mains in MAINS_HZ}
+        heard = {mains: sum(heights) for mains, heights in strengths.items() if _is_hum(heights)}
+        return max(heard, key=lambda mains: heard[mains]) if heard else None
+
+    def _look(self, samples: NDArray[np.float32]) -> None:
+        if float(np.mean(samples**2)) < DIGITAL_SILENCE:
+            return
+        spectrum = np.fft.rfft((samples - samples.mean()) * self._window)
+        amplitude = np.abs(spectrum) * (2 / self._window.sum())
+        self._sum += 20 * np.log10(amplitude + 1e-9)
+        self._windows += 1
+
+    def _stand_out(self, level: NDArray[np.float64], mains: float) -> list[float]:
+        """By how many dB each multiple stands out; 0 where it does not."""
+        width = self._rate / self._size
+        frequency = np.arange(len(level)) * width
+        heights = []
+        for multiple in range(1, HARMONICS + 1):
+            away = np.abs(frequency - multiple * mains)
+            line = float(level[away <= LINE_HZ].max())
+            nearby = level[(away >= AROUND_HZ[0]) & (away <= AROUND_HZ[1])]
+            height = line - float(np.median(nearby))
+            next_to_it = level[(away >= AROUND_HZ[0]) & (away <= ALONE_HZ)]
+            clear = height >= STANDS_OUT_DB and line - next_to_it.max() >= ALONE_DB
+            heights.append(height if clear and line >= 20 * np.log10(LEAST_AMPLITUDE) else 0.0)
+        return heights
+
+
+def _is_hum(heights: list[float]) -> bool:
+    """The mains and one multiple, or four multiples with odd ones: a steady voice has every second at most."""
+    lines = [height > 0 for height in heights]
+    return (lines[0] and sum(lines) >= 2) or (sum(lines) >= 4 and any(lines[2::2]))

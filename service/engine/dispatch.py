@@ -1,0 +1,230 @@
+"""From an awaited job to a batch on a worker and back: the queue's policy, the threads and the backends joined.
+
+Owns the futures: each is resolved on the loop that awaits it, and a client that has gone never disturbs its neighbours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.backends.base import Backend, BackendOutOfMemory
+from service.clock import Clock
+from service.engine import batcher, padding
+from service.engine.lane import Batch, Cost, Job, LaneKey, LanePolicy
+from service.engine.workers import Run, Workers, hand_over, run_limit_s
+from service.errors import DeadlinePassed, Draining, EarmarkError, ModelFault, ModelUnavailable, OutOfMemory
+from service.metrics import Metrics
+from service.values import Arrays
+
+logger = logging.getLogger("earmark.engine")
+
+
+@dataclass(eq=False, slots=True)
+class Waiter:
+    """Who waits for a job, and for what."""
+
+    waveform: NDArray[np.float32]
+    future: asyncio.Future[Arrays]
+    loop: asyncio.AbstractEventLoop
+
+    def resolve(self, answer: Arrays | EarmarkError) -> None:
+        """On the waiter's own loop only."""
+        if self.future.done():
+            return
+        if isinstance(answer, EarmarkError):
+            self.future.set_exception(answer)
+        else:
+            self.future.set_result(answer)
+
+
+Answered = tuple[Waiter, Arrays | EarmarkError]
+
+
+@dataclass(frozen=True, slots=True)
+class _Station:
+    """What runs a lane's batches."""
+
+    backend: Backend
+    sample_rate: int
+    frame_names: frozenset[str]
+
+
+class Dispatcher:
+    """The queue of all models, in front of the pool."""
+
+    def __init__(self, workers: Workers, metrics: Metrics, clock: Clock, queue_s: float) -> None:
+        self._workers = workers
+        self._metrics = metrics
+        self._clock = clock
+        self._batcher: batcher.Batcher[Waiter] = batcher.Batcher(workers.count, queue_s)
+        self._stations: dict[LaneKey, _Station] = {}
+        workers.attach(self)
+
+    def open_lane(self, key: LaneKey, backend: Backend, sample_rate: int, policy: LanePolicy, cost: Cost) -> None:
+        with self._workers.lock:
+            self._batcher.open_lane(key, policy, cost)
+            self._stations[key] = _Station(backend, sample_rate, padding.framewise(backend.outputs))
+
+    def close_lane(self, key: LaneKey) -> None:
+        """Jobs that still wait fail; those that run come back."""
+        with self._workers.lock:
+            jobs = self._batcher.close_lane(key)
+            self._stations.pop(key, None)
+            self._end(jobs, "failed", lambda: ModelUnavailable("The model was unloaded."))
+
+    def refuse(self) -> None:
+        """Admit nothing more; what waits fails with `Draining`, what runs comes back. Idempotent."""
+        with self._workers.lock:
+            self.close()
+
+    def detach(self) -> None:
+        """Refuse, and leave the pool. Idempotent."""
+        self.refuse()
+        self._workers.detach(self)
+
+    async def run(self, lane: LaneKey, waveform: NDArray[np.float32], deadline: float | None) -> Arrays:
+        """Queue one job and wait for its outputs; see `Model.run`."""
+        loop = asyncio.get_running_loop()
+        waiter = Waiter(waveform, loop.create_future(), loop)
+        job = self._submit(lane, waiter, deadline)
+        try:
+            return await waiter.future
+        finally:
+            if waiter.future.cancelled():
+                self._cancel(job)
+
+    def take(self, now: float, idle_workers: int) -> Run | None:
+        batch, late = self._batcher.next_batch(now, idle_workers)
+        self._end(late, "expired", _deadline_passed)
+        if batch is None:
+            return None
+        self._measure_start(batch, now)
+        station = self._stations[batch.lane]
+        return Run(lambda: self._execute(batch, station), lambda: self._lost(batch), run_limit_s(batch.expected_s))
+
+    def expire(self, now: float) -> None:
+        self._end(self._batcher.expire(now), "expired", _deadline_passed)
+
+    def close(self) -> None:
+        self._end(self._batcher.close(), "failed", lambda: Draining("The service is shutting down."))
+
+    def _submit(self, lane: LaneKey, waiter: Waiter, deadline: float | None) -> Job[Waiter]:
+        with self._workers.lock:
+            station = self._stations.get(lane)
+            length_s = len(waiter.waveform) / station.sample_rate if station else 0.0
+            try:
+                job = self._batcher.submit(lane, length_s, deadline, waiter, self._clock.now())
+            except EarmarkError:
+                self._metrics.jobs.labels(lane.model, "refused").inc()
+                raise
+            self._gauge(lane)
+            self._workers.lock.notify()
+        return job
+
+    def _cancel(self, job: Job[Waiter]) -> None:
+        with self._workers.lock:
+            self._batcher.cancel(job)
+            self._gauge(job.lane)
+        self._metrics.jobs.labels(job.lane.model, "cancelled").inc()
+
+    def _execute(self, batch: Batch[Waiter], station: _Station) -> None:
+        """Run a batch in the calling worker and answer its jobs, or have it tried again in parts."""
+        inputs = padding.assemble([job.payload.waveform for job in batch.jobs])
+        try:
+            outputs = station.backend.run(inputs)
+            items = padding.separate(outputs, inputs[padding.LENGTHS].astype(np.int64, copy=False), station.frame_names)
+        except (BackendOutOfMemory, MemoryError) as error:
+            self._failed(batch, error, out_of_memory=True)
+        except Exception as error:
+            self._failed(batch, error, out_of_memory=False)
+        else:
+            answers = [item if padding.is_finite(item) else _not_finite(batch.lane) for item in items]
+            self._done(batch, answers)
+
+    def _done(self, batch: Batch[Waiter], answers: Sequence[Arrays | EarmarkError]) -> None:
+        seconds = self._clock.now() - batch.started
+        self._metrics.run_seconds.labels(batch.lane.model).observe(seconds)
+        with self._workers.lock:
+            self._batcher.done(batch, seconds)
+        for job, answer in zip(batch.jobs, answers, strict=True):
+            if not job.abandoned:
+                end = "failed" if isinstance(answer, EarmarkError) else "done"
+                self._metrics.jobs.labels(batch.lane.model, end).inc()
+        _answer([(job.payload, answer) for job, answer in zip(batch.jobs, answers, strict=True)])
+
+    def _failed(self, batch: Batch[Waiter], error: Exception, *, out_of_memory: bool) -> None:
+        with self._workers.lock:
+            ended = self._batcher.failed(batch, out_of_memory=out_of_memory)
+            self._end(ended, "failed", _no_room if out_of_memory else lambda: _model_failed(batch.lane))
+            self._gauge(batch.lane)
+            self._workers.lock.notify_all()
+        reason = "memory" if out_of_memory else "fault"
+        if len(batch.jobs) > 1:
+            self._metrics.batches_split.labels(batch.lane.model, reason).inc()
+        facts = {"event": "batch_failed", "model": batch.lane.model, "items": len(batch.jobs), "area_s": batch.area_s}
+        trace = None if out_of_memory else error
+        logger.warning("batch failed: %s", error, extra=facts | {"reason": reason}, exc_info=trace)
+
+    def _lost(self, batch: Batch[Waiter]) -> None:
+        with self._workers.lock:
+            if self._batcher.drop(batch):
+                self._end(batch.jobs, "failed", lambda: _model_failed(batch.lane))
+
+    def _end(self, jobs: Sequence[Job[Waiter]], end: str, error: Callable[[], EarmarkError]) -> None:
+        for job in jobs:
+            if not job.abandoned:
+                self._metrics.jobs.labels(job.lane.model, end).inc()
+        for lane in {job.lane for job in jobs}:
+            self._gauge(lane)
+        _answer([(job.payload, error()) for job in jobs])
+
+    def _measure_start(self, batch: Batch[Waiter], now: float) -> None:
+        lane = batch.lane
+        for job in batch.jobs:
+            self._metrics.wait_seconds.labels(lane.model).observe(now - job.submitted)
+        self._metrics.batch_items.labels(lane.model).observe(len(batch.jobs))
+        useful_s = sum(job.length_s for job in batch.jobs)
+        self._metrics.batch_padding.labels(lane.model).observe(max(0.0, 1 - useful_s / batch.area_s))
+        self._gauge(lane)
+
+    def _gauge(self, lane: LaneKey) -> None:
+        waiting = [self._batcher.queued(key) for key in self._stations if key.model == lane.model]
+        self._metrics.queue_items.labels(lane.model).set(sum(items for items, _ in waiting))
+        self._metrics.queue_seconds.labels(lane.model).set(sum(seconds for _, seconds in waiting))
+
+
+def _answer(answers: Sequence[Answered]) -> None:
+    """Hand each waiter its answer on its own loop, one call for all of a loop."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[Answered]] = {}
+    for waiter, answer in answers:
+        by_loop.setdefault(waiter.loop, []).append((waiter, answer))
+    for loop, mine in by_loop.items():
+        hand_over(loop, partial(_resolve, mine))
+
+
+def _resolve(answers: Sequence[Answered]) -> None:
+    for waiter, answer in answers:
+        waiter.resolve(answer)
+
+
+def _deadline_passed() -> EarmarkError:
+    return DeadlinePassed("The deadline passed while the work waited its turn.")
+
+
+def _no_room() -> EarmarkError:
+    return OutOfMemory("There is no memory for a recording of this length now; try again, or send a shorter one.")
+
+
+def _model_failed(lane: LaneKey) -> EarmarkError:
+    return ModelFault(f"{lane} failed on this recording.")
+
+
+def _not_finite(lane: LaneKey) -> EarmarkError:
+    return ModelFault(f"{lane} gave values that are no numbers.")

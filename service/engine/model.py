@@ -1,0 +1,65 @@
+"""A model that serves: what callers hold while they lease it."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.engine.dispatch import Dispatcher
+from service.engine.lane import LaneKey
+from service.engine.loading import Loaded
+from service.errors import EmptyAudio, InternalFault
+from service.values import Arrays
+
+
+class Model:
+    """One loaded version. Leased from the manager, so that it stays while somebody uses it.
+
+    Attributes:
+        manifest: what its `model.toml` says.
+        backend, provider, precision: what really runs, such as "onnx", "CPUExecutionProvider", "fp32".
+        batching: how its jobs may share a batch, as the manifest says or as the probe found.
+        lane: the key of its queue.
+    """
+
+    def __init__(self, loaded: Loaded, dispatcher: Dispatcher, lane: LaneKey) -> None:
+        manifest = loaded.manifest
+        self.manifest = manifest
+        self.backend = loaded.backend.kind
+        self.provider = loaded.backend.provider
+        self.precision = loaded.file.precision
+        self.batching = loaded.policy.mode
+        self.lane = lane
+        self._dispatcher = dispatcher
+        self._max_samples = round(manifest.window.max_s * manifest.sample_rate)
+
+    def __repr__(self) -> str:
+        return f"Model({self.manifest.id}, {self.backend}, {self.provider}, {self.batching})"
+
+    async def run(self, waveform: NDArray[np.float32], deadline: float | None = None) -> Arrays:
+        """Compute one job. Cancelling the awaiting task cancels it: it is never computed if it still waits.
+
+        Args:
+            waveform: (samples,) at the manifest's rate, at least one sample, at most `window.max_s` long.
+            deadline: on the engine's clock; None waits as long as it takes.
+
+        Returns:
+            The graph's outputs for this item without the batch axis: `enhanced` as long as *waveform*, frames as many
+            as the item's `frame_lengths`.
+
+        Raises:
+            EmptyAudio: *waveform* has no samples.
+            Overloaded: at once, if the queue is full or the deadline cannot hold.
+            DeadlinePassed: it passed before the job was run.
+            OutOfMemory: no room even for this job alone.
+            ModelFault: the model failed on this waveform.
+            Draining: the service is shutting down.
+        """
+        if waveform.size == 0:
+            raise EmptyAudio("There are no samples to listen to.")
+        if waveform.ndim != 1 or waveform.dtype != np.float32 or len(waveform) > self._max_samples:
+            raise InternalFault(
+                f"{self.manifest.id} takes 1 to {self._max_samples} float32 samples, "
+                f"not {waveform.dtype} of shape {waveform.shape}"
+            )
+        return await self._dispatcher.run(self.lane, waveform, deadline)

@@ -1,0 +1,432 @@
+"""The queue's policy, driven through every interleaving by hand: no thread, no clock."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from service.engine.batcher import Batcher
+from service.engine.cost import CostModel
+from service.engine.lane import Batch, Job, LaneKey, LanePolicy, Mode, area
+from service.errors import DeadlinePassed, Draining, ModelUnavailable, Overloaded
+
+WORKERS = 3
+LANES = {
+    LaneKey("padded@1"): LanePolicy("padded", 4, 12.0),
+    LaneKey("equal@1"): LanePolicy("equal", 3, 100.0),
+    LaneKey("alone@1"): LanePolicy("alone", 8, 100.0),
+}
+LENGTHS = st.sampled_from([0.1, 0.5, 1.0, 1.01, 2.0, 3.5, 10.0, 30.0])
+
+
+def pays() -> CostModel:
+    """Batches get cheaper per item, as recurrent models on a CPU do."""
+    return CostModel(0.001, [1, 2, 4, 8], [0.01, 0.012, 0.015, 0.025])
+
+
+def never_pays() -> CostModel:
+    """Batches get dearer per item, as convolutions on a CPU do."""
+    return CostModel(0.0, [1, 2, 4, 8], [0.01, 0.021, 0.045, 0.1])
+
+
+@dataclass(eq=False)
+class Sent:
+    """What the test knows of one job."""
+
+    poison: bool
+    ends: list[str] = field(default_factory=list)
+    tries: int = 0
+
+
+class Engine(RuleBasedStateMachine):
+    """Submits, cancels, forms, finishes, breaks; whatever the order, every promise of the queue holds."""
+
+    @initialize()
+    def open(self) -> None:
+        self.now = 0.0
+        self.batcher: Batcher[Sent] = Batcher(WORKERS, queue_s=0.5)
+        self.live: dict[Job[Sent], str] = {}
+        """Jobs that have not ended: "queued" or "running"."""
+        self.running: list[Batch[Sent]] = []
+        self.sent: list[Sent] = []
+        self.costs = {key: pays() for key in LANES}
+        for key, policy in LANES.items():
+            self.batcher.open_lane(key, policy, self.costs[key])
+
+    @rule(
+        lane=st.sampled_from(list(LANES)),
+        length_s=LENGTHS,
+        slack=st.one_of(st.none(), st.floats(0.0, 3.0)),
+        poison=st.booleans(),
+    )
+    def submit(self, lane: LaneKey, length_s: float, slack: float | None, poison: bool) -> None:
+        sent = Sent(poison)
+        deadline = None if slack is None else self.now + slack
+        try:
+            job = self.batcher.submit(lane, length_s, deadline, sent, self.now)
+        except (Overloaded, DeadlinePassed):
+            return
+        self.sent.append(sent)
+        self.live[job] = "queued"
+
+    @precondition(lambda self: self.live)
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        job = data.draw(st.sampled_from(list(self.live)))
+        was_queued = self.batcher.cancel(job)
+        assert was_queued == (self.live[job] == "queued")
+        if was_queued:
+            self._end(job, "cancelled")
+        else:
+            job.payload.ends.append("abandoned")
+
+    @rule(seconds=st.floats(0.0, 1.0))
+    def advance(self, seconds: float) -> None:
+        self.now += seconds
+
+    @rule(idle=st.integers(1, WORKERS))
+    def take(self, idle: int) -> None:
+        queued = [job for job, state in self.live.items() if state == "queued"]
+        batch, late = self.batcher.next_batch(self.now, idle)
+        for job in late:
+            assert job.deadline <= self.now
+            self._end(job, "expired")
+        waiting = [job for job in queued if job not in late]
+        assert (batch is None) == (not waiting), "a worker stays idle while somebody waits, or runs nothing"
+        if batch is not None:
+            self._check(batch, waiting)
+            self.running.append(batch)
+            for job in batch.jobs:
+                job.payload.tries += 1
+                self.live[job] = "running"
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data(), seconds=st.floats(0.001, 2.0))
+    def come_back(self, data: st.DataObject, seconds: float) -> None:
+        """A run ends as its jobs say: broken if one of them is poison."""
+        batch = self._one_running(data)
+        if any(job.payload.poison for job in batch.jobs):
+            failed = self.batcher.failed(batch)
+            assert all(job.payload.poison for job in failed), "an innocent job failed"
+            self._settle(batch, failed)
+        else:
+            self.batcher.done(batch, seconds)
+            self._settle(batch, batch.jobs, "done")
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data())
+    def run_out_of_memory(self, data: st.DataObject) -> None:
+        batch = self._one_running(data)
+        failed = self.batcher.failed(batch, out_of_memory=True)
+        assert failed == (batch.jobs if len(batch.jobs) == 1 else [])
+        self._settle(batch, failed)
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data())
+    def lose_the_worker(self, data: st.DataObject) -> None:
+        batch = self._one_running(data)
+        assert self.batcher.drop(batch)
+        assert not self.batcher.drop(batch)
+        assert self.batcher.failed(batch) == []
+        self._settle(batch, batch.jobs)
+
+    @rule(lane=st.sampled_from(list(LANES)))
+    def reopen(self, lane: LaneKey) -> None:
+        """An unload: what waits is answered, what runs is not touched."""
+        for job in self.batcher.close_lane(lane):
+            self._end(job, "unloaded")
+        assert not [job for job, state in self.live.items() if state == "queued" and job.lane == lane]
+        with pytest.raises(ModelUnavailable):
+            self.batcher.submit(lane, 1.0, None, Sent(False), self.now)
+        self.batcher.open_lane(lane, LANES[lane], self.costs[lane])
+
+    @invariant()
+    def sums_are_exact(self) -> None:
+        if not hasattr(self, "batcher"):
+            return
+        for key in LANES:
+            queued = [job for job, state in self.live.items() if state == "queued" and job.lane == key]
+            items, seconds = self.batcher.queued(key)
+            assert items == len(queued)
+            assert seconds == sum(job.work_ns for job in queued) * 1e-9 * self.costs[key].correction
+
+    @invariant()
+    def nobody_ends_twice(self) -> None:
+        for sent in getattr(self, "sent", []):
+            assert len([end for end in sent.ends if end != "abandoned"]) <= 1
+
+    def teardown(self) -> None:
+        """Whatever is left is answered by simply going on."""
+        if not hasattr(self, "batcher"):
+            return
+        for _ in range(10_000):
+            if not self.live:
+                break
+            if not self.running:
+                self.take(1)
+                continue
+            batch = self.running.pop()
+            if any(job.payload.poison for job in batch.jobs):
+                self._settle(batch, self.batcher.failed(batch))
+            else:
+                self.batcher.done(batch, 0.1)
+                self._settle(batch, batch.jobs, "done")
+        assert not self.live, "somebody was never answered"
+        assert all(self.batcher.queued(key) == (0, 0.0) for key in LANES)
+        assert self.batcher.wait_s(self.now) == 0.0
+
+    def _check(self, batch: Batch[Sent], waiting: list[Job[Sent]]) -> None:
+        jobs, policy, cost = batch.jobs, LANES[batch.lane], self.costs[batch.lane]
+        mine = [job for job in waiting if job.lane == batch.lane]
+        assert set(jobs) <= set(mine), "computed without being queued there"
+        assert min(mine, key=lambda job: job.seq) in jobs, "the oldest was passed over"
+        assert jobs == sorted(jobs, key=lambda job: job.seq)
+        assert all(job.deadline > self.now for job in jobs)
+        assert len(jobs) <= policy.max_items
+        assert len(jobs) == 1 or area(jobs) <= policy.max_area_s
+        if policy.mode == "alone":
+            assert len(jobs) == 1
+        if policy.mode == "equal":
+            assert len({job.length_s for job in jobs}) == 1
+        if not any(job.payload.tries for job in jobs):
+            alone_s = sum(cost.cost(1, job.length_s) for job in jobs)
+            assert batch.predicted_s <= alone_s * (1 + 1e-9), "the batch costs more than its jobs alone"
+
+    def _one_running(self, data: st.DataObject) -> Batch[Sent]:
+        batch = data.draw(st.sampled_from(self.running))
+        self.running.remove(batch)
+        return batch
+
+    def _settle(self, batch: Batch[Sent], ended: list[Job[Sent]], end: str = "failed") -> None:
+        for job in batch.jobs:
+            if job in ended:
+                self._end(job, end)
+            elif job.abandoned:
+                self._end(job, "dropped")
+            else:
+                self.live[job] = "queued"
+
+    def _end(self, job: Job[Sent], end: str) -> None:
+        del self.live[job]
+        job.payload.ends.append(end)
+
+
+Engine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestEngine = Engine.TestCase
+
+
+def lane(
+    batcher: Batcher[int],
+    name: str = "a@1",
+    mode: Mode = "padded",
+    cost: CostModel | None = None,
+    items: int = 8,
+    area_s: float = 1000.0,
+) -> LaneKey:
+    key = LaneKey(name)
+    batcher.open_lane(key, LanePolicy(mode, items, area_s), cost or pays())
+    return key
+
+
+def form(batcher: Batcher[int], now: float = 0.0, idle: int = 1) -> list[int]:
+    """The payloads of the next batch."""
+    batch, _ = batcher.next_batch(now, idle)
+    assert batch is not None
+    return [job.payload for job in batch.jobs]
+
+
+def test_items_join_by_length_not_by_arrival() -> None:
+    """Long items between do not keep short ones apart."""
+    batcher: Batcher[int] = Batcher(1, 1000.0)
+    key = lane(batcher)
+    for i, length_s in enumerate([2.0, 15.0, 2.1, 14.0, 1.9]):
+        batcher.submit(key, length_s, None, i, 0.0)
+
+    assert form(batcher) == [0, 2, 4]
+    assert form(batcher) == [1, 3]
+
+
+def test_nothing_joins_where_it_does_not_pay() -> None:
+    batcher: Batcher[int] = Batcher(1, 1000.0)
+    key = lane(batcher, cost=never_pays())
+    for i in range(3):
+        batcher.submit(key, 5.0, None, i, 0.0)
+
+    assert [form(batcher) for _ in range(3)] == [[0], [1], [2]]
+
+
+def test_idle_workers_share_a_burst() -> None:
+    """Two jobs and two idle workers make two runs, not one run and an idle core."""
+    batcher: Batcher[int] = Batcher(2, 1000.0)
+    key = lane(batcher)
+    for i in range(5):
+        batcher.submit(key, 5.0, None, i, 0.0)
+
+    assert len(form(batcher, idle=2)) == 3
+    assert len(form(batcher, idle=1)) == 2
+
+
+def test_batch_does_not_break_a_deadline_that_would_hold_alone() -> None:
+    """A job that must be back soon is not tied to company that makes it late."""
+    batcher: Batcher[int] = Batcher(1, 1000.0)
+    key = lane(batcher)
+    alone_s = pays().cost(1, 5.0)
+    batcher.submit(key, 5.0, alone_s * 1.05, 0, 0.0)
+    batcher.submit(key, 5.0, None, 1, 0.0)
+
+    assert form(batcher) == [0]
+
+
+def test_batch_stays_short_enough_for_the_others() -> None:
+    """Joining ends at a quarter of a second, however much it would save."""
+    batcher: Batcher[int] = Batcher(1, 1000.0)
+    key = lane(batcher, cost=CostModel(0.001, [1, 8], [0.02, 0.04]), items=8)
+    for i in range(8):
+        batcher.submit(key, 10.0, None, i, 0.0)
+
+    sizes = [len(form(batcher)) for _ in range(4)]
+
+    assert sizes == [2, 2, 2, 2]
+
+
+def test_item_beyond_every_budget_runs_alone() -> None:
+    batcher: Batcher[int] = Batcher(1, 0.001)
+    key = lane(batcher, area_s=1.0)
+    batcher.submit(key, 500.0, None, 0, 0.0)
+
+    assert form(batcher) == [0]
+
+
+def test_full_queue_refuses_and_says_when_to_come_back() -> None:
+    """Work is counted in seconds: many short jobs fit where few long ones do not."""
+    batcher: Batcher[int] = Batcher(2, 1.0)
+    key = lane(batcher)
+    alone_s = pays().cost(1, 50.0)
+    for i in range(math.floor(2 * 1.0 / alone_s)):
+        batcher.submit(key, 50.0, None, i, 0.0)
+
+    with pytest.raises(Overloaded) as refusal:
+        batcher.submit(key, 50.0, None, 99, 0.0)
+    assert 1.0 <= refusal.value.retry_after_s <= 60.0
+
+
+def test_cold_burst_is_not_refused_while_its_wait_fits() -> None:
+    """Nothing was measured yet while serving; a burst that the queue can hold is admitted whole."""
+    batcher: Batcher[int] = Batcher(2, 60.0)
+    key = lane(batcher)
+
+    for i in range(500):
+        batcher.submit(key, 5.0, 30.0, i, 0.0)
+
+    assert batcher.queued(key)[0] == 500
+
+
+def test_draining_admits_nothing_and_answers_what_waits() -> None:
+    batcher: Batcher[int] = Batcher(1, 1.0)
+    key = lane(batcher)
+    batcher.submit(key, 1.0, None, 7, 0.0)
+
+    assert [job.payload for job in batcher.close()] == [7]
+    with pytest.raises(Draining):
+        batcher.submit(key, 1.0, None, 8, 0.0)
+    assert batcher.next_batch(0.0, 1) == (None, [])
+
+
+@given(
+    st.lists(st.tuples(LENGTHS, st.floats(0.01, 5.0)), max_size=12),
+    LENGTHS,
+    st.floats(0.001, 5.0),
+    st.floats(0.001, 5.0),
+)
+@settings(deadline=None, max_examples=50)
+def test_later_deadline_is_never_refused_where_an_earlier_one_is_admitted(
+    queued: list[tuple[float, float]], length_s: float, one: float, other: float
+) -> None:
+    def admits(deadline: float) -> bool:
+        batcher: Batcher[int] = Batcher(2, 0.3)
+        key = lane(batcher)
+        for waiting_s, slack in queued:
+            try:
+                batcher.submit(key, waiting_s, slack, 0, 0.0)
+            except Overloaded:
+                continue
+        try:
+            batcher.submit(key, length_s, deadline, 1, 0.0)
+        except Overloaded:
+            return False
+        return True
+
+    earlier, later = sorted((one, other))
+    assert admits(later) or not admits(earlier)
+
+
+@given(st.lists(LENGTHS, min_size=1, max_size=6), st.lists(LENGTHS, min_size=1, max_size=6))
+@settings(deadline=None, max_examples=25)
+def test_lanes_with_work_get_equal_time(mine: list[float], theirs: list[float]) -> None:
+    """Whatever the lengths, two lanes that always have work differ by no more than one batch in seconds served."""
+    batcher: Batcher[int] = Batcher(1, 1e9)
+    keys = [lane(batcher, "a@1"), lane(batcher, "b@1")]
+    for i in range(40):
+        for key, lengths in zip(keys, (mine, theirs), strict=True):
+            batcher.submit(key, lengths[i % len(lengths)], None, i, 0.0)
+    served = dict.fromkeys(keys, 0.0)
+    largest = 0.0
+
+    while all(batcher.queued(key)[0] for key in keys):
+        batch, _ = batcher.next_batch(0.0, 1)
+        assert batch is not None
+        served[batch.lane] += batch.expected_s
+        largest = max(largest, batch.expected_s)
+        assert abs(served[keys[0]] - served[keys[1]]) <= largest + 1e-9
+
+
+def test_lane_that_slept_does_not_get_its_past_back() -> None:
+    """An idle model does not save up time to starve the others with."""
+    batcher: Batcher[int] = Batcher(1, 1e9)
+    busy, sleepy = lane(batcher, "busy@1", mode="alone"), lane(batcher, "sleepy@1", mode="alone")
+    for i in range(50):
+        batcher.submit(busy, 5.0, None, i, 0.0)
+    for _ in range(30):
+        form(batcher)
+    for i in range(20):
+        batcher.submit(sleepy, 5.0, None, 100 + i, 0.0)
+
+    turns = [form(batcher)[0] >= 100 for _ in range(10)]
+
+    assert 4 <= sum(turns) <= 6
+
+
+def test_memory_recovers_slowly_after_it_ran_out() -> None:
+    """Half the area after a failure; the whole again within 1 500 clean batches, never more."""
+    batcher: Batcher[int] = Batcher(1, 1e9)
+    key = lane(batcher, items=8, area_s=40.0)
+
+    def run_eight() -> int:
+        for i in range(8):
+            batcher.submit(key, 5.0, None, i, 0.0)
+        largest = 0
+        while batcher.queued(key)[0]:
+            batch, _ = batcher.next_batch(0.0, 1)
+            assert batch is not None
+            largest = max(largest, len(batch.jobs))
+            batcher.done(batch, batch.expected_s)
+        return largest
+
+    for i in range(8):
+        batcher.submit(key, 5.0, None, i, 0.0)
+    batch, _ = batcher.next_batch(0.0, 1)
+    assert batch is not None
+    assert len(batch.jobs) == 8
+    batcher.failed(batch, out_of_memory=True)
+    assert run_eight() == 4
+
+    clean = 0
+    while (largest := run_eight()) < 8:
+        clean += 2
+        assert clean < 1500
+    assert largest == 8
