@@ -20,8 +20,8 @@ KEY = {"Authorization": "Bearer first-key"}
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     models = make_repository(tmp_path_factory.mktemp("models"))
-    settings = {"api_keys": "first-key,second-key", "admin_key": "the-admin", "key_requests": 2, "max_body_bytes": 30 << 20}
-    with serving(Path(models), **settings) as running:
+    keys = {"api_keys": "first-key,second-key", "admin_key": "the-admin", "key_requests": 2}
+    with serving(Path(models), max_body_bytes=30 << 20, **keys) as running:
         yield running
 
 
