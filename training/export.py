@@ -83,7 +83,7 @@ def package(
         _write_torchscript(module, partial / "model.pt", sample_rate, script)
         checked = check(module, outputs, partial, sample_rate, lengths_s)
         _write_golden(module_runner(module, tuple(outputs)), partial / "golden.npz", sample_rate)
-        tables = dict(manifest) | _file_tables(partial)
+        tables = dict(manifest) | _file_tables(partial, outputs)
         parse_manifest(tables, str(folder / "model.toml"))
         (partial / "model.toml").write_text(to_toml(tables), "utf-8")
         (partial / "CARD.md").write_text(card, "utf-8")
@@ -248,10 +248,15 @@ def _write_golden(run: Run, path: Path, sample_rate: int) -> None:
     np.savez_compressed(path, waveform=waveform, **{name: values[0] for name, values in given.items()})
 
 
-def _file_tables(folder: Path) -> dict[str, Any]:
+def _file_tables(folder: Path, outputs: Outputs) -> dict[str, Any]:
     files = [
         {"path": "model.onnx", "backend": "onnx", "sha256": sha256(folder / "model.onnx")},
-        {"path": "model.pt", "backend": "torchscript", "sha256": sha256(folder / "model.pt")},
+        {
+            "path": "model.pt",
+            "backend": "torchscript",
+            "sha256": sha256(folder / "model.pt"),
+            "outputs": list(outputs),
+        },
     ]
     return {"files": files, "golden": {"path": "golden.npz", "sha256": sha256(folder / "golden.npz")}}
 

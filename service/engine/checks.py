@@ -145,17 +145,19 @@ class _FileCheck:
         return found
 
     def _lengths_hold(self, backend: Backend) -> Iterator[Finding]:
-        """Every length alone: names, shapes, as many values as samples, finite."""
-        self.answers = []
+        """Every length alone, up to the first that fails: names, shapes, as many values as samples, finite."""
+        right = "Give what the task and model.toml say, finite, for every length that the window allows"
+        answers = []
         for waveform in self._probes:
             (answer,) = probe.run_batch(backend, [waveform])
-            self.answers.append(answer)
-            for fault in probe.answer_faults(answer, self._manifest, len(waveform)):
-                right = "Give what the task and model.toml say, for every length that the window allows"
-                yield self._finding("lengths", f"of {len(waveform)} samples {fault}", right)
+            faults = probe.answer_faults(answer, self._manifest, len(waveform))
             if not padding.is_finite(answer):
-                wrong = f"gives NaN or infinity for {len(waveform)} samples of noise"
-                yield self._finding("lengths", wrong, "Keep logarithms and divisions away from zero")
+                faults.append("gives NaN or infinity for noise")
+            if faults:
+                yield from (self._finding("lengths", f"of {len(waveform)} samples {fault}", right) for fault in faults)
+                return
+            answers.append(answer)
+        self.answers = answers
 
     def _batching_holds(self, backend: Backend) -> Iterator[Finding]:
         """Several sizes of batch, each mixed as the declared mode allows, against the answers alone."""

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from service.engine.dispatch import Dispatcher
 from service.engine.lane import LaneKey
 from service.engine.loading import Loaded
-from service.errors import InternalFault
+from service.errors import EmptyAudio, InternalFault
 from service.values import Arrays
 
 
@@ -48,13 +48,16 @@ class Model:
             as the item's `frame_lengths`.
 
         Raises:
+            EmptyAudio: *waveform* has no samples.
             Overloaded: at once, if the queue is full or the deadline cannot hold.
             DeadlinePassed: it passed before the job was run.
             OutOfMemory: no room even for this job alone.
             ModelFault: the model failed on this waveform.
             Draining: the service is shutting down.
         """
-        if waveform.ndim != 1 or waveform.dtype != np.float32 or not 0 < len(waveform) <= self._max_samples:
+        if waveform.size == 0:
+            raise EmptyAudio("There are no samples to listen to.")
+        if waveform.ndim != 1 or waveform.dtype != np.float32 or len(waveform) > self._max_samples:
             raise InternalFault(
                 f"{self.manifest.id} takes 1 to {self._max_samples} float32 samples, "
                 f"not {waveform.dtype} of shape {waveform.shape}"

@@ -100,7 +100,7 @@ class QualityListener:
         curve = self._join.curve()
         scales = self._model.manifest.scales
         scale = scales[0]
-        scores = self._scores(curve)
+        scores = self._scores()
         warnings = self._doubts(levels)
         return QualityAnswer(
             score=float(scores[0]),
@@ -112,13 +112,10 @@ class QualityListener:
             warnings=warnings,
         )
 
-    def _scores(self, curve: Curve) -> NDArray[np.float64]:
-        """A single piece's own scores; of several pieces their mean, weighted by what each speaks for."""
+    def _scores(self) -> NDArray[np.float64]:
+        """The mean of the pieces' scores, weighted by what each speaks for; of one piece just its own."""
         weights, scores = zip(*self._weighted, strict=True)
-        means = np.average(scores, axis=0, weights=weights)
-        if len(self._weighted) > 1 and self._model.manifest.frames and means.size == 1:
-            means = np.array([curve.values.mean(dtype=np.float64)])
-        return np.asarray(means)
+        return np.asarray(np.average(scores, axis=0, weights=weights))
 
     def _steps_of(self, piece: Piece) -> int:
         return max(1, -(-(piece.keep_to - piece.start) // round(PIECE_STEP_S * self._model.manifest.sample_rate)))

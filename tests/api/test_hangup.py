@@ -287,6 +287,7 @@ async def test_cancellation_by_the_server_prevails_when_the_client_goes_as_well(
             await asyncio.Event().wait()
         finally:
             running.cancel()
+            await asyncio.Event().wait()
 
     running = asyncio.create_task(HangUp(app)(_SCOPE, _gone, _never))
     with pytest.raises(asyncio.CancelledError):

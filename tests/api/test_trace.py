@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 import pytest
+from starlette.background import BackgroundTask
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Mount, Route, Router
@@ -197,10 +198,14 @@ async def test_client_that_goes_is_a_499(lines: Any, http: str) -> None:
 
 @pytest.mark.parametrize("http", ["httptools", "h11"])
 async def test_client_that_goes_with_its_answer_is_no_499(lines: Any, http: str) -> None:
-    app, _ = traced(HangUp(PlainTextResponse("done")))
+    closed = asyncio.Event()
+    app, _ = traced(HangUp(PlainTextResponse("done", background=BackgroundTask(closed.wait))))
     async with serving(app, http) as port, connected(port) as line:
         await line.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         status, headers, _ = await line.answer()
+        await line.hang_up()
+        await asyncio.sleep(0.01)
+        closed.set()
     assert (status, lines()[0]["status"]) == (200, 200)
     assert headers["x-request-id"] == lines()[0]["request_id"]
 

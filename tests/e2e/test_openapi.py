@@ -21,7 +21,6 @@ from tests.e2e.sounds import speechlike, wav
 from tests.models import make_repository
 
 
-
 def no_server_error(_: object, response: schemathesis.Response, case: schemathesis.Case) -> None:
     """No 5xx, but the 504 that a client brings upon itself with a deadline of a few milliseconds."""
     asked_for = response.status_code == 504 and "Earmark-Deadline-Ms" in case.headers

@@ -13,9 +13,11 @@ from hypothesis.extra.numpy import arrays
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnx")
 
+from service.engine.manifest import Segmenting  # noqa: E402
+from service.values import Segment  # noqa: E402
 from training import export  # noqa: E402
 from training.corpus import Corpus, Row  # noqa: E402
-from training.scene import augment, metrics  # noqa: E402
+from training.scene import augment, metrics, segments  # noqa: E402
 from training.scene.classes import LABELS, UNSTATED, targets  # noqa: E402
 from training.scene.evaluate import CONTEXT_S, MAX_S, joined_difference  # noqa: E402
 from training.scene.examples import Example, Examples, speech_rows  # noqa: E402
@@ -137,15 +139,76 @@ def test_an_epoch_holds_every_positive_once_and_its_share_of_the_rest() -> None:
     assert len(set(order)) == len(order) > len(positive)
 
 
+def mixed(present: np.ndarray, active: np.ndarray, mix: float = 1.0) -> tuple[np.ndarray, ...]:
+    items, time = active.shape
+    sounds = augment._Sounds(
+        np.ones((items, 3, 4 * time), np.float32),
+        np.full(items, 4 * time),
+        active.astype(np.float32),
+        present.astype(np.float32),
+        np.ones_like(present, np.float32),
+    )
+    return augment._mixed(sounds, augment.Recipe(mix=mix, gain_db=0.0), np.random.default_rng(1))
+
+
 def test_mixing_keeps_the_louder_sound_and_unites_the_labels() -> None:
-    chance = np.random.default_rng(1)
-    recipe = augment.Recipe(mix=1.0, gain_db=0.0)
-    powers = np.ones((4, 3, 5), np.float32)
-    present, known = np.eye(4, dtype=np.float32), np.ones((4, 4), np.float32)
-    mixed, _, there, _ = augment._mixed(powers, np.full(4, 5), present, known, recipe, chance)
-    assert (there.max(1) == 1).all(), "one of two is always fully there"
-    assert (mixed <= 1.0 + 1e-5).all()
-    assert (mixed >= 0.5 - 1e-2).all()
+    powers, _, present, _, frames, known = mixed(np.eye(4), np.ones((4, 5)))
+    assert (present.max(1) == 1).all(), "one of two is always fully there"
+    assert (powers <= 1.0 + 1e-5).all()
+    assert (powers >= 0.5 - 1e-2).all()
+    np.testing.assert_array_equal(frames.max(1), present)
+    assert known.all()
+
+
+def test_frames_are_unknown_only_where_the_label_is_there_and_its_level_leaves_it_open() -> None:
+    active = np.array([[1, 0, np.nan], [1, 1, 1]])
+    _, _, _, _, frames, known = mixed(np.eye(2), active, mix=0.0)
+    assert frames[0, :, 0].tolist() == [1, 0, 0]
+    assert known[0].tolist() == [[1, 1], [1, 1], [0, 1]]
+    assert known[1].all()
+
+
+@pytest.mark.parametrize("steady", [True, False])
+def test_activity_follows_the_level(steady: bool) -> None:
+    level_db = np.array([-60.0] * 8 + [-25.0] * 8 + [0.0] * 8 + [-200.0] * 7)
+    powers = 10 ** (level_db / 10)[None] * np.full((5, 1), 0.2)
+    found = augment.activity(powers.astype(np.float32), 1.0, steady)
+    assert len(found) == 8
+    assert found[5] == 1
+    assert found[[0, 7]].tolist() == [0, 0]
+    assert found[3] == 1 if steady else np.isnan(found[3])
+
+
+def test_events_are_the_loud_runs() -> None:
+    rate = 8000
+    envelope = np.zeros(3 * rate)
+    for begin, end in ((0.5, 1.0), (1.1, 1.5), (2.0, 2.2)):
+        envelope[int(begin * rate) : int(end * rate)] = 1.0
+    clip = (envelope * np.random.default_rng(0).standard_normal(len(envelope))).astype(np.float32)
+    part, spans = segments.events(clip, rate, steady=False)
+    assert len(part) == pytest.approx(1.7 * rate, abs=2)
+    assert spans == [pytest.approx((0.0, 1.0)), pytest.approx((1.5, 1.7))]
+
+
+def test_segments_match_once_and_within_their_collars() -> None:
+    truth = (Segment("dog", 1.0, 1.5, 1.0), Segment("rain", 2.0, 7.0, 1.0))
+    near = [Segment("dog", 1.15, 1.6, 0.9), Segment("dog", 1.1, 1.5, 0.9), Segment("rain", 2.1, 6.2, 0.9)]
+    assert segments.matched(near, truth) == 2
+    assert segments.matched([Segment("dog", 1.25, 1.5, 0.9), Segment("sneezing", 1.0, 1.5, 0.9)], truth) == 0
+    heard = segments.seconds_heard(truth)
+    assert np.flatnonzero(heard[LABELS.index("rain")]).tolist() == [2, 3, 4, 5, 6]
+
+
+def test_perfect_frames_make_perfect_segments() -> None:
+    truth = (Segment("dog", 1.16, 1.8, 1.0), Segment("rain", 3.08, 7.8, 1.0))
+    track = np.zeros((126, len(LABELS)), np.float32)
+    for one in truth:
+        track[round(one.onset_s / 0.08 + 0.5) : round(one.offset_s / 0.08 + 0.5), LABELS.index(one.label)] = 1.0
+    silence, noisy = np.zeros_like(track), np.full_like(track, 0.75)
+    trial = segments.Trial([segments.Scene(np.zeros(1, np.float32), truth)], [track], [silence, noisy])
+    found = segments.segment_figures(trial, SMALL, Segmenting())
+    assert found == {"second_f1": 1.0, "event_f1": 1.0, "none_segmented": 0.5}
+    assert segments.best_rule(trial, SMALL).on > 0.75, "the only rules that find nothing where nothing is"
 
 
 @given(st.integers(1, 60), st.floats(0, 1))

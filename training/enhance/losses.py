@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 COMPRESSION = 0.3
-COMPLEX_WEIGHT, MAGNITUDE_WEIGHT, WAVE_WEIGHT = 30.0, 70.0, 1.0
+COMPLEX_WEIGHT, MAGNITUDE_WEIGHT, WAVE_WEIGHT = 30.0, 70.0, 2.0
 LEVEL = 0.05
 """RMS to which every mixture is brought for the loss, so that loud and quiet ones count alike."""
 
@@ -22,7 +22,8 @@ def level_gain(noisy: Tensor) -> Tensor:
 def compressed(wanted: Spectra, given: Spectra) -> Tensor:
     """Distance of spectra whose magnitudes are raised to 0.3: with phase (weight 30) and without (weight 70).
 
-    Braun and Tashev, "A consolidated view of loss functions for supervised deep learning-based speech enhancement", 2021.
+    After Braun and Tashev, "A consolidated view of loss functions for supervised deep learning-based speech
+    enhancement", 2021.
     """
     wanted_re, wanted_im, wanted_mag = _compress(*wanted)
     given_re, given_im, given_mag = _compress(*given)
@@ -38,7 +39,10 @@ def _compress(real: Tensor, imaginary: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def negative_si_snr(wanted: Tensor, given: Tensor) -> Tensor:
-    """Mean of -log10 of the scale-invariant signal to noise ratio over the items whose reference [batch, samples] is not silent."""
+    """Mean of -log10 of the scale-invariant signal to noise ratio of waveforms [batch, samples].
+
+    Items with a silent reference do not count; 0 where there are no others.
+    """
     spoken = wanted.square().mean(1) > 1e-8
     if not bool(spoken.any()):
         return given.sum() * 0.0

@@ -22,7 +22,7 @@ from training.simulate.rooms import draw_room
 from training.simulate.spectrum import band_gain, shape
 from training.simulate.speech import Preparation, Voices
 
-PREPARATION = Preparation(gated=0.4, near_room=0.1, room_tone=0.0)
+PREPARATION = Preparation(gated=0.25, near_room=0.1, room_tone=0.0)
 """References without room tone: what lies under the voice is to be taken away, not learned."""
 LIST_LEVEL_DBFS = -28.0
 SNR_DB = (-6.0, 18.0)
@@ -57,20 +57,46 @@ def open_material(corpus: Corpus, split: str, runs: Path) -> Material:
     return Material(Voices(speech), Noises(SAMPLE_RATE_HZ, noise, speech), rooms)
 
 
-def draw(rng: np.random.Generator, material: Material, count: int) -> Mixture:
-    """One mixture of *count* samples for training: one in twenty is speech alone, one in twenty noise alone."""
-    kind = rng.choice(("both", "speech", "noise"), p=(0.90, 0.05, 0.05))
-    voice = material.voices.draw(rng, count, PREPARATION).waveform
-    noise = None if kind == "speech" else _surroundings(rng, material.noises, count)
-    room = draw_room(rng, SAMPLE_RATE_HZ, (0.1, 0.7), recorded=material.rooms) if rng.random() < 0.3 else None
-    if kind == "noise" and noise is not None:
-        return _levelled(rng, noise, np.zeros(count, np.float32))
-    mixture = mix(voice, noise, SAMPLE_RATE_HZ, float(rng.uniform(*SNR_DB)), room)
-    noisy, clean = mixture.noisy, mixture.clean
-    if rng.random() < 0.1:
-        band = band_gain(0.0, float(rng.uniform(3400, 7000)))
-        noisy, clean = shape(noisy, SAMPLE_RATE_HZ, band), shape(clean, SAMPLE_RATE_HZ, band)
-    return _levelled(rng, noisy, clean)
+class Stock:
+    """Gives something new in a share of the cases, else what it gave before: drawing must cost less than learning."""
+
+    def __init__(self, make: Callable[[np.random.Generator], Mono], size: int = 64, fresh: float = 0.4) -> None:
+        self.make, self.size, self.fresh = make, size, fresh
+        self.kept: list[Mono] = []
+
+    def draw(self, rng: np.random.Generator) -> Mono:
+        if len(self.kept) == self.size and rng.random() > self.fresh:
+            return self.kept[int(rng.integers(self.size))]
+        made = self.make(rng)
+        if len(self.kept) < self.size:
+            self.kept.append(made)
+        else:
+            self.kept[int(rng.integers(self.size))] = made
+        return made
+
+
+class Mixer:
+    """Draws mixtures of *count* samples for training from *material*."""
+
+    def __init__(self, material: Material, count: int) -> None:
+        self.count = count
+        self.rooms = material.rooms
+        self.voices = Stock(lambda rng: material.voices.draw(rng, count, PREPARATION).waveform)
+        self.noises = Stock(lambda rng: _surroundings(rng, material.noises, count))
+
+    def draw(self, rng: np.random.Generator) -> Mixture:
+        """One mixture: one in twenty is speech alone, one in twenty noise alone (its `clean` is silence)."""
+        kind = rng.choice(("both", "speech", "noise"), p=(0.90, 0.05, 0.05))
+        if kind == "noise":
+            return _levelled(rng, self.noises.draw(rng), np.zeros(self.count, np.float32))
+        noise = None if kind == "speech" else self.noises.draw(rng)
+        room = draw_room(rng, SAMPLE_RATE_HZ, (0.1, 0.7), recorded=self.rooms) if rng.random() < 0.3 else None
+        mixture = mix(self.voices.draw(rng), noise, SAMPLE_RATE_HZ, float(rng.uniform(*SNR_DB)), room)
+        noisy, clean = mixture.noisy, mixture.clean
+        if rng.random() < 0.1:
+            band = band_gain(0.0, float(rng.uniform(3400, 7000)))
+            noisy, clean = shape(noisy, SAMPLE_RATE_HZ, band), shape(clean, SAMPLE_RATE_HZ, band)
+        return _levelled(rng, noisy, clean)
 
 
 def _surroundings(rng: np.random.Generator, noises: Noises, count: int) -> Mono:
@@ -100,8 +126,9 @@ def batches(
     count = round(seconds * SAMPLE_RATE_HZ)
 
     def epoch(rng: np.random.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+        mixer = Mixer(material, count)
         for _ in range(steps):
-            drawn = [draw(rng, material, count) for _ in range(items)]
+            drawn = [mixer.draw(rng) for _ in range(items)]
             yield (
                 torch.from_numpy(np.stack([one.noisy for one in drawn])),
                 torch.from_numpy(np.stack([one.clean for one in drawn])),
@@ -111,7 +138,7 @@ def batches(
 
 
 def fixed_list(material: Material, snrs_db: tuple[float, ...], each: int, seed: int) -> list[Case]:
-    """The same mixtures for the same arguments: *each* per ratio, 3.5 to 6 s of one voice in one recorded noise, no room.
+    """The same mixtures for the same arguments: *each* per ratio, up to 6 s of a voice in one recorded noise, no room.
 
     Speakers and recordings take turns, so that none is heard twice before all were heard once.
     """
@@ -119,7 +146,7 @@ def fixed_list(material: Material, snrs_db: tuple[float, ...], each: int, seed: 
     speech, recorded = material.voices.sounds, material.noises.recorded
     if recorded is None:
         raise ValueError("a fixed list needs recorded noise")
-    voices, noises = _Turns(rng, speech, 3.5), _Turns(rng, recorded, 2.0)
+    voices, noises = _Turns(rng, speech, 3.5), _Turns(rng, recorded, 1.0)
     made = []
     for snr_db in snrs_db * each:
         row, at = voices.next(), noises.next()

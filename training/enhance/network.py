@@ -34,12 +34,12 @@ POWER_FLOOR = 1e-8
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """Widths of the net: channels of 32 bands and of 16, blocks at 16 bands by their dilation in frames, the recurrent layer."""
+    """Widths of the net: channels of 32 bands and of 16, dilations in frames of the blocks at 16 bands, the GRU."""
 
     fine: int = 32
     coarse: int = 64
-    dilations: tuple[int, ...] = (1, 2)
-    recurrent: int = 256
+    dilations: tuple[int, ...] = (1,)
+    recurrent: int = 192
 
 
 class Patches(nn.Module):
@@ -49,12 +49,15 @@ class Patches(nn.Module):
         super().__init__()
         self.weigh = nn.Linear(2 * PATCH * features, width)
         self.place = nn.Parameter(torch.zeros(BANDS, width))
+        self.bend = nn.LeakyReLU(SLOPE)
+        self.half = PATCH // 2
+        self.blocks = BANDS + 1
 
     def forward(self, x: Tensor) -> Tensor:
-        half = PATCH // 2
-        blocks = functional.pad(x, [0, 0, half, half]).unflatten(2, (BANDS + 1, PATCH)).flatten(3)
+        padded = functional.pad(x, [0, 0, self.half, self.half])
+        blocks = padded.reshape(x.shape[0], x.shape[1], self.blocks, -1)
         patches = torch.cat([blocks[:, :, :-1], blocks[:, :, 1:]], 3)
-        return functional.leaky_relu(self.weigh(patches) + self.place, SLOPE)
+        return self.bend(self.weigh(patches) + self.place)
 
 
 class Bins(nn.Module):
@@ -68,12 +71,14 @@ class Bins(nn.Module):
         self.spread = nn.Linear(width, 4 * PATCH)
         nn.init.zeros_(self.spread.weight)
         nn.init.zeros_(self.spread.bias)
+        self.half = PATCH // 2
+        self.values = 2 * PATCH
 
     def forward(self, x: Tensor) -> Tensor:
-        first, second = self.spread(x).chunk(2, 3)
-        half = PATCH // 2
+        spread = self.spread(x)
+        first, second = spread[..., : self.values], spread[..., self.values :]
         blocks = functional.pad(first, [0, 0, 0, 1]) + functional.pad(second, [0, 0, 1, 0])
-        return blocks.flatten(2).unflatten(2, ((BANDS + 1) * PATCH, 2))[:, :, half:-half]
+        return blocks.reshape(x.shape[0], x.shape[1], -1, 2)[:, :, self.half : -self.half]
 
 
 class Block(nn.Module):
@@ -83,10 +88,11 @@ class Block(nn.Module):
         super().__init__()
         self.past = 2 * dilation
         self.conv = nn.Conv2d(width, width, 3, padding=(0, 1), dilation=(dilation, 1))
+        self.bend = nn.LeakyReLU(SLOPE)
 
     def forward(self, x: Tensor) -> Tensor:
         across = functional.pad(x, [0, 0, 0, 0, self.past, 0]).permute(0, 3, 1, 2)
-        return x + functional.leaky_relu(self.conv(across).permute(0, 2, 3, 1), SLOPE)
+        return x + self.bend(self.conv(across)).permute(0, 2, 3, 1)
 
 
 class Memory(nn.Module):
@@ -97,16 +103,15 @@ class Memory(nn.Module):
         self.narrow = nn.Linear(bands * width, recurrent)
         self.recur = nn.GRU(recurrent, recurrent, batch_first=True)
         self.widen = nn.Linear(recurrent, bands * width)
-        self.bands = bands
+        self.bend = nn.LeakyReLU(SLOPE)
 
     def forward(self, x: Tensor) -> Tensor:
-        narrow = functional.leaky_relu(self.narrow(x.flatten(2)), SLOPE)
-        remembered, _ = self.recur(narrow)
-        return x + self.widen(remembered).unflatten(2, (self.bands, -1))
+        remembered, _ = self.recur(self.bend(self.narrow(x.flatten(2))))
+        return x + self.widen(remembered).reshape(x.shape)
 
 
 class Masker(nn.Module):
-    """Features of a spectrum, (batch, frames, 256, 3), to the mask's two values for each bin, (batch, frames, 256, 2)."""
+    """Features of a spectrum, (batch, frames, 256, 3), to the mask's two values a bin, (batch, frames, 256, 2)."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -116,14 +121,14 @@ class Masker(nn.Module):
         self.memory = Memory(BANDS // 2, shape.coarse, shape.recurrent)
         self.up = nn.Linear(shape.coarse, 2 * shape.fine)
         self.leave = Bins(shape.fine)
+        self.bend = nn.LeakyReLU(SLOPE)
+        self.pairs = BANDS // 2
 
     def forward(self, x: Tensor) -> Tensor:
         fine = self.enter(x)
-        pairs = fine.flatten(2).unflatten(2, (BANDS // 2, -1))
-        coarse = functional.leaky_relu(self.down(pairs), SLOPE)
-        coarse = self.memory(self.blocks(coarse))
-        wide = self.up(coarse).flatten(2).unflatten(2, (BANDS, -1))
-        return self.leave(functional.leaky_relu(wide + fine, SLOPE))
+        pairs = fine.reshape(x.shape[0], x.shape[1], self.pairs, -1)
+        coarse = self.memory(self.blocks(self.bend(self.down(pairs))))
+        return self.leave(self.bend(self.up(coarse).reshape(fine.shape) + fine))
 
 
 class Enhancer(nn.Module):
@@ -138,29 +143,33 @@ class Enhancer(nn.Module):
         self.stft = Stft(FRAME_SAMPLES, HOP_SAMPLES, window)
         self.inverse = InverseStft(FRAME_SAMPLES, HOP_SAMPLES, window)
         self.masker = Masker(shape or Shape())
+        self.limit = MASK_LIMIT
         self.opening = math.atanh(1 / MASK_LIMIT)
+        self.hop = HOP_SAMPLES
+        self.floor = POWER_FLOOR
+        self.exponent = 0.5 * (COMPRESSION - 1)
 
     def spectra(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Real and imaginary parts [batch, 257, frames], with one hop of silence behind each item."""
-        return self.stft(functional.pad(silence_past(waveform, lengths), [0, HOP_SAMPLES]))
+        return self.stft(functional.pad(silence_past(waveform, lengths), [0, self.hop]))
 
     def mask(self, real: Tensor, imaginary: Tensor) -> tuple[Tensor, Tensor]:
         """Real and imaginary part of the mask, [batch, 257, frames] as what it is made from."""
-        log_power = torch.log(real * real + imaginary * imaginary + POWER_FLOOR)
-        gain = torch.exp(log_power * (0.5 * (COMPRESSION - 1)))
+        log_power = torch.log(real * real + imaginary * imaginary + self.floor)
+        gain = torch.exp(log_power * self.exponent)
         loudness = log_power * 0.1 + 1.0
         features = torch.stack([real * gain, imaginary * gain, loudness], 3).transpose(1, 2)
         raw = self.masker(features[:, :, :-1])
         # The last bin, at half the rate, goes with its neighbour.
         raw = torch.cat([raw, raw[:, :, -1:]], 2).transpose(1, 2)
-        return MASK_LIMIT * torch.tanh(raw[..., 0] + self.opening), MASK_LIMIT * torch.tanh(raw[..., 1])
+        return self.limit * torch.tanh(raw[..., 0] + self.opening), self.limit * torch.tanh(raw[..., 1])
 
     def enhance_spectra(self, real: Tensor, imaginary: Tensor) -> tuple[Tensor, Tensor]:
         across, turn = self.mask(real, imaginary)
         return real * across - imaginary * turn, real * turn + imaginary * across
 
     def synthesise(self, real: Tensor, imaginary: Tensor, lengths: Tensor, samples: int) -> Tensor:
-        frames = frame_counts(lengths + HOP_SAMPLES, HOP_SAMPLES)
+        frames = frame_counts(lengths + self.hop, self.hop)
         return silence_past(self.inverse(real, imaginary, frames, samples), lengths)
 
     def forward(self, waveform: Tensor, lengths: Tensor) -> Tensor:

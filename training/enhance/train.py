@@ -1,6 +1,7 @@
-"""Train the enhancer: `python -m training.enhance.train --data DIR --runs DIR`. The same command goes on where it was stopped.
+"""Trains the enhancer: `python -m training.enhance.train --data DIR --runs DIR`.
 
-Owns the recipe alone: sizes, schedule and what a batch costs; the loop, the sounds and the network live next door.
+The same command goes on where it was stopped. Owns the recipe alone: sizes, schedule and what a batch costs; the loop,
+the sounds and the network live next door.
 """
 
 from __future__ import annotations
@@ -19,9 +20,12 @@ from training.enhance.measures import si_sdr_db
 from training.enhance.mixtures import Case, batches, fixed_list, open_material
 from training.enhance.network import Enhancer
 
-NAME = "enhance"
 VALIDATION_SNRS_DB = (0.0, 5.0, 10.0)
 VALIDATION_SEED = 20
+
+
+def run_folder(runs: Path) -> Path:
+    return runs / "enhance"
 
 
 def cost(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
@@ -49,7 +53,9 @@ def enhance(model: nn.Module, noisy: corpus.Mono) -> corpus.Mono:
 def validate(model: nn.Module, cases: Sequence[Case]) -> dict[str, float]:
     """Mean gain of SI-SDR over the noisy input in dB, in all and per ratio."""
     model = model.eval()
-    gains = np.array([si_sdr_db(case.clean, enhance(model, case.noisy)) - si_sdr_db(case.clean, case.noisy) for case in cases])
+    before = [si_sdr_db(case.clean, case.noisy) for case in cases]
+    after = [si_sdr_db(case.clean, enhance(model, case.noisy)) for case in cases]
+    gains = np.array(after) - np.array(before)
     ratios = np.array([case.snr_db for case in cases])
     figures = {f"gain_{ratio:g}_db": float(gains[ratios == ratio].mean()) for ratio in sorted(set(ratios.tolist()))}
     return {"score": float(gains.mean())} | figures
@@ -63,7 +69,7 @@ def plan(arguments: argparse.Namespace) -> loop.Plan:
         warm_up_epochs=1.0,
         floor=0.01,
         weight_decay=1e-2,
-        average=0.998,
+        average=0.995,
         seed=arguments.seed,
         validate_every=arguments.validate_every,
     )
@@ -72,12 +78,12 @@ def plan(arguments: argparse.Namespace) -> loop.Plan:
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     corpus.add_arguments(made)
-    made.add_argument("--epochs", type=int, default=60)
-    made.add_argument("--steps", type=int, default=250, help="batches of an epoch")
-    made.add_argument("--items", type=int, default=4, help="mixtures of a batch")
-    made.add_argument("--seconds", type=float, default=3.0, help="length of a mixture")
-    made.add_argument("--rate", type=float, default=1.5e-3, help="largest learning rate")
-    made.add_argument("--validate-every", type=int, default=4, help="epochs between validations")
+    made.add_argument("--epochs", type=int, default=80)
+    made.add_argument("--steps", type=int, default=100, help="batches of an epoch")
+    made.add_argument("--items", type=int, default=8, help="mixtures of a batch")
+    made.add_argument("--seconds", type=float, default=1.5, help="length of a mixture")
+    made.add_argument("--rate", type=float, default=2e-3, help="largest learning rate")
+    made.add_argument("--validate-every", type=int, default=3, help="epochs between validations")
     made.add_argument("--seed", type=int, default=0)
     return made
 
@@ -86,7 +92,7 @@ def main(words: Sequence[str] | None = None) -> Path:
     """Train; returns the folder with `best.pt`, `last.pt` and `history.jsonl`."""
     arguments = parser().parse_args(words)
     torch.set_num_threads(1)
-    folder: Path = arguments.runs / NAME
+    folder = run_folder(arguments.runs)
     table = corpus.read_corpus(arguments.data)
     material = open_material(table, "train", arguments.runs)
     cases = fixed_list(open_material(table, "val", arguments.runs), VALIDATION_SNRS_DB, 8, VALIDATION_SEED)

@@ -7,6 +7,7 @@ true length, nothing past it is heard, and both directions of the LSTM run over 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -53,7 +54,12 @@ class Shape:
         return self.step * HOP / RATE_HZ
 
     def table(self) -> dict[str, Any]:
+        """What a run's settings and `from_table` hold."""
         return asdict(self) | {"strides": list(self.strides)}
+
+    @classmethod
+    def from_table(cls, table: Mapping[str, Any]) -> Shape:
+        return cls(**(dict(table) | {"strides": tuple(table["strides"])}))
 
 
 class LogSpectrum(nn.Module):

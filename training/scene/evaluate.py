@@ -1,7 +1,7 @@
 """Tries a trained scene model on one split, waveform in.
 
 `python -m training.scene.evaluate --data DIR --runs DIR --split val`. On the validation split it also fits the
-probability from which each label is said. The test split is for one look at the end.
+probability from which each label is said and how frames become segments. The test split is for one look at the end.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +18,22 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.flop_counter import FlopCounterMode
 
-from training.corpus import Corpus, add_arguments, open_sounds, read_corpus
+from service.engine.manifest import Segmenting
+from training.corpus import Sounds, add_arguments, open_sounds, read_corpus
 from training.scene import metrics
 from training.scene.classes import ESC10, LABELS
 from training.scene.examples import Examples, chosen_rows, examples
 from training.scene.network import Export, Net, front_end
+from training.scene.segments import Trial, best_rule, made_scenes, probabilities, segment_figures
 from training.scene.train import SHAPE, SPEECH, esc10_clips, run_folder
 
 MAX_S = 10.0
 """Longest piece that runs at once."""
 CONTEXT_S = math.ceil(SHAPE.context_s / SHAPE.frame_step_s) * SHAPE.frame_step_s
 """Whole frames, so that pieces stay on the frame grid."""
+SCENES = 100
+"""Made scenes of ten seconds that segments are tried on."""
+
 Probabilities = NDArray[np.float32]
 
 
@@ -39,15 +45,11 @@ def trained(folder: Path) -> Export:
     return Export(SHAPE, net).eval()
 
 
-def clip_probabilities(model: Export, corpus: Corpus, given: Examples, runs: Path) -> Probabilities:
-    """[pieces, classes], each piece alone."""
-    sounds = open_sounds(corpus, SHAPE.sample_rate, runs)
-    rows = []
-    for piece in given.pieces:
-        waveform = torch.from_numpy(sounds.part(piece.row, piece.start, piece.count)).unsqueeze(0)
-        with torch.no_grad():
-            rows.append(model(waveform, torch.tensor([waveform.shape[1]]))[0][0].numpy())
-    return np.stack(rows)
+def heard(model: Export, sounds: Sounds, given: Examples) -> tuple[Probabilities, list[Probabilities]]:
+    """Probabilities of each piece alone: of clips [pieces, classes], and of the frames of each, [time, classes]."""
+    waveforms = [sounds.part(piece.row, piece.start, piece.count) for piece in given.pieces]
+    clips, tracks = zip(*(probabilities(model, waveform) for waveform in waveforms), strict=True)
+    return np.stack(clips), list(tracks)
 
 
 def fitted_thresholds(scores: Probabilities, given: Examples) -> dict[str, float]:
@@ -90,6 +92,11 @@ def figures(scores: Probabilities, given: Examples, thresholds: dict[str, float]
     }
 
 
+def _of_none(frames: list[Probabilities], given: Examples) -> list[Probabilities]:
+    none = given.known.all(1) & ~given.present.any(1)
+    return [frames[at] for at in np.flatnonzero(none)]
+
+
 def _known_rows(given: Examples) -> list[tuple[int, NDArray[np.int64]]]:
     return [(one, np.flatnonzero(given.known[:, one] > 0)) for one in range(len(LABELS))]
 
@@ -129,24 +136,39 @@ def joined_difference(model: Export, max_s: float, context_s: float) -> float:
     return worst
 
 
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """What the validation split decides: when a label is said, and how frames become segments."""
+
+    thresholds: dict[str, float]
+    rule: Segmenting
+
+    def write(self, path: Path) -> None:
+        path.write_text(json.dumps({"thresholds": self.thresholds, "segmenting": self.rule.model_dump()}, indent=1))
+
+    @classmethod
+    def read(cls, path: Path) -> Fitted:
+        tables = json.loads(path.read_text())
+        return cls(tables["thresholds"], Segmenting(**tables["segmenting"]))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     add_arguments(parser)
     parser.add_argument("--split", choices=["val", "test"], default="val")
-    parser.add_argument(
-        "--with-val", action="store_true", help="try the model that also learned from the validation split"
-    )
     options = parser.parse_args()
-    if options.with_val and options.split == "val":
-        parser.error("that model has learned from the validation split")
-    folder = run_folder(options.runs, options.with_val)
+    folder = run_folder(options.runs)
     corpus = chosen_rows(read_corpus(options.data), options.split, SPEECH[options.split])
     given = examples(corpus, SHAPE, options.runs, 1)
-    scores = clip_probabilities(trained(folder), corpus, given, options.runs)
-    table = run_folder(options.runs, with_val=False) / "thresholds.json"
+    sounds = open_sounds(corpus, SHAPE.sample_rate, options.runs)
+    model = trained(folder)
+    scores, frames = heard(model, sounds, given)
+    scenes = made_scenes(sounds, given, SCENES)
+    trial = Trial(scenes, [probabilities(model, scene.waveform)[1] for scene in scenes], _of_none(frames, given))
     if options.split == "val":
-        table.write_text(json.dumps(fitted_thresholds(scores, given), indent=1))
-    found = figures(scores, given, json.loads(table.read_text()))
+        Fitted(fitted_thresholds(scores, given), best_rule(trial, SHAPE)).write(folder / "fitted.json")
+    fitted = Fitted.read(folder / "fitted.json")
+    found = figures(scores, given, fitted.thresholds) | segment_figures(trial, SHAPE, fitted.rule)
     (folder / f"figures-{options.split}.json").write_text(json.dumps(found, indent=1))
     print(json.dumps(found, indent=1))
 

@@ -1,8 +1,4 @@
-"""Trains the scene model: `python -m training.scene.train --data DIR --runs DIR`. The same command resumes.
-
-Two runs make the shipped model: one on the training split, whose validation curve says how long to train and at which
-probabilities a label is said, and one of that length on both (`--with-val`).
-"""
+"""Trains the scene model: `python -m training.scene.train --data DIR --runs DIR`. The same command resumes."""
 
 from __future__ import annotations
 
@@ -68,18 +64,8 @@ def split_examples(corpus: Corpus, split: str, runs: Path) -> Examples:
     return examples(chosen_rows(corpus, split, SPEECH[split]), SHAPE, runs, VARIANTS if split != "test" else 1)
 
 
-def joined(one: Examples, other: Examples) -> Examples:
-    return Examples(
-        one.pieces + other.pieces,
-        one.rows + other.rows,
-        one.bands + other.bands,
-        np.concatenate([one.present, other.present]),
-        np.concatenate([one.known, other.known]),
-    )
-
-
-def run_folder(runs: Path, with_val: bool) -> Path:
-    return runs / ("scene-all" if with_val else "scene")
+def run_folder(runs: Path) -> Path:
+    return runs / "scene"
 
 
 def network() -> Net:
@@ -89,13 +75,11 @@ def network() -> Net:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     add_arguments(parser)
-    parser.add_argument("--epochs", type=int, default=260)
+    parser.add_argument("--epochs", type=int, default=130)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--with-val", action="store_true", help="learn from the validation split as well")
     options = parser.parse_args()
     corpus = read_corpus(options.data)
     train, val = (split_examples(corpus, split, options.runs) for split in ("train", "val"))
-    taught = joined(train, val) if options.with_val else train
 
     def validate(model: nn.Module) -> dict[str, float]:
         scores = predict(model, val)
@@ -105,21 +89,21 @@ def main() -> None:
     recipe = Recipe()
     plan = loop.Plan(
         epochs=options.epochs,
-        steps_per_epoch=steps_per_epoch(taught, recipe),
+        steps_per_epoch=steps_per_epoch(train, recipe),
         rate=3e-3,
         warm_up_epochs=5,
-        average=0.998,
+        average=0.995,
         seed=options.seed,
         validate_every=10,
     )
     loop.seed(options.seed)
     loop.fit(
         network(),
-        lambda chance: batches(taught, SHAPE, recipe, chance),
+        lambda chance: batches(train, SHAPE, recipe, chance),
         loss,
         plan,
-        run_folder(options.runs, options.with_val),
-        None if options.with_val else validate,
+        run_folder(options.runs),
+        validate,
     )
 
 
