@@ -40,8 +40,12 @@ class Metrics:
         build.labels(__version__).set(1)
 
         # the door
-        self.requests = counter("requests_total", "Requests answered; status 499: the client had gone.", "route", "status")
-        self.request_seconds = histogram("request_seconds", "From the first byte of a request to the last of its answer.", SECONDS, "route")
+        self.requests = counter(
+            "requests_total", "Requests answered; status 499: the client had gone.", "route", "status"
+        )
+        self.request_seconds = histogram(
+            "request_seconds", "From the first byte of a request to the last of its answer.", SECONDS, "route"
+        )
         self.in_flight = gauge("requests_in_flight", "Requests being answered now.")
         self.body_bytes = counter("body_bytes_total", "Bytes of bodies received.")
         self.bodies_bytes = gauge("bodies_in_memory_bytes", "Bytes of bodies held now.")
@@ -50,12 +54,16 @@ class Metrics:
 
         # audio
         self.audio_seconds = counter("audio_seconds_total", "Seconds of audio listened to.", "task")
-        self.decode_seconds = histogram("decode_seconds", "Computing time of decoding and resampling one recording.", SECONDS)
+        self.decode_seconds = histogram(
+            "decode_seconds", "Computing time of decoding and resampling one recording.", SECONDS
+        )
 
         # the engine
         self.queue_items = gauge("queue_items", "Jobs that wait.", "model")
         self.queue_seconds = gauge("queue_seconds", "Predicted seconds of computing that wait.", "model")
-        self.wait_seconds = histogram("queue_wait_seconds", "From submission to the start of the batch.", SECONDS, "model")
+        self.wait_seconds = histogram(
+            "queue_wait_seconds", "From submission to the start of the batch.", SECONDS, "model"
+        )
         self.batch_items = histogram("batch_items", "Jobs in one batch.", ITEMS, "model")
         self.batch_padding = histogram("batch_padding_share", "Share of a batch that is padding.", SHARES, "model")
         self.run_seconds = histogram("run_seconds", "Computing time of one batch.", SECONDS, "model")
@@ -67,4 +75,6 @@ class Metrics:
         # models
         self.model_loaded = gauge("model_loaded", "1 for each version that serves.", "model", "task")
         self.model_bytes = gauge("model_file_bytes", "Size of the file that serves.", "model")
-        self.model_load_seconds = histogram("model_load_seconds", "Loading, checking and warming of one version.", SECONDS)
+        self.model_load_seconds = histogram(
+            "model_load_seconds", "Loading, checking and warming of one version.", SECONDS
+        )

@@ -35,40 +35,70 @@ class Settings(BaseSettings):
     # where it listens
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
-    cors: Annotated[tuple[str, ...], NoDecode] = Field((), description="Origins that browsers may call from, comma separated.")
+    cors: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Origins that browsers may call from, comma separated."
+    )
 
     # models
-    models: str = Field("", description="Folder of models, or several joined by ':'; a later one overlays an earlier one, all overlay the shipped ones.")
-    pin: Annotated[tuple[str, ...], NoDecode] = Field((), description="Versions to serve instead of the highest, as name@version, comma separated.")
-    preload: bool = Field(True, description="Load every model at start; otherwise the defaults only, the others at first use.")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where models run: auto takes a GPU when one is there.")
+    models: str = Field(
+        "",
+        description="Folder of models, or several joined by ':'; a later one overlays an earlier one, all overlay the shipped ones.",
+    )
+    pin: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Versions to serve instead of the highest, as name@version, comma separated."
+    )
+    preload: bool = Field(
+        True, description="Load every model at start; otherwise the defaults only, the others at first use."
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="Where models run: auto takes a GPU when one is there."
+    )
     workers: int = Field(0, ge=0, le=256, description="Threads that compute; 0 counts the cores this process may use.")
 
     # limits on what is sent
     max_body_bytes: int = Field(256 * MIB, ge=1, description="Largest body.")
-    max_bodies_bytes: int = Field(0, ge=0, description="All bodies in memory at once; 0 takes a quarter of the memory this process may use.")
+    max_bodies_bytes: int = Field(
+        0, ge=0, description="All bodies in memory at once; 0 takes a quarter of the memory this process may use."
+    )
     max_duration_s: float = Field(7200.0, gt=0, description="Longest recording, in seconds.")
     max_channels: int = Field(16, ge=1, le=64, description="Most channels.")
     max_samples: int = Field(400_000_000, ge=1, description="Most decoded samples, counted over all channels.")
-    max_answer_bytes: int = Field(256 * MIB, ge=1, description="Largest enhanced recording that is held whole (JSON, multipart, score=true); streamed ones have no such limit.")
+    max_answer_bytes: int = Field(
+        256 * MIB,
+        ge=1,
+        description="Largest enhanced recording that is held whole (JSON, multipart, score=true); streamed ones have no such limit.",
+    )
     max_parts: int = Field(64, ge=1, le=1000, description="Most parts of a form.")
     body_timeout_s: float = Field(120.0, gt=0, description="Longest time a body may take to arrive, in seconds.")
     body_stall_s: float = Field(20.0, gt=0, description="Longest pause between two pieces of a body, in seconds.")
-    child_memory_bytes: int = Field(1024 * MIB, ge=64 * MIB, description="Memory of the child process that decodes rarer formats.")
+    child_memory_bytes: int = Field(
+        1024 * MIB, ge=64 * MIB, description="Memory of the child process that decodes rarer formats."
+    )
     child_cpu_s: int = Field(120, ge=1, description="Processor seconds of that child process for one recording.")
 
     # load
     deadline_s: float = Field(300.0, gt=0, description="Longest time for one request when it names none, in seconds.")
-    queue_s: float = Field(60.0, gt=0, description="Most work that may wait, in predicted seconds of computing per worker.")
-    drain_s: float = Field(30.0, ge=0, description="Longest time to finish requests in flight after SIGTERM, in seconds.")
+    queue_s: float = Field(
+        60.0, gt=0, description="Most work that may wait, in predicted seconds of computing per worker."
+    )
+    drain_s: float = Field(
+        30.0, ge=0, description="Longest time to finish requests in flight after SIGTERM, in seconds."
+    )
 
     # who may ask
-    api_keys: SecretStr = Field(SecretStr(""), description="Keys that may ask, comma separated, or @FILE with one a line; empty lets everybody ask.")
-    admin_key: SecretStr = Field(SecretStr(""), description="Key for loading and unloading models; empty allows it from loopback only.")
+    api_keys: SecretStr = Field(
+        SecretStr(""),
+        description="Keys that may ask, comma separated, or @FILE with one a line; empty lets everybody ask.",
+    )
+    admin_key: SecretStr = Field(
+        SecretStr(""), description="Key for loading and unloading models; empty allows it from loopback only."
+    )
     key_requests: int = Field(64, ge=1, description="Most requests in flight for one key.")
 
     # what it writes
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severity that is logged.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severity that is logged."
+    )
     log_format: Literal["json", "text"] = Field("json", description="One JSON object a line, or plain text.")
 
     @field_validator("cors", "pin", mode="before")

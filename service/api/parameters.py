@@ -34,9 +34,13 @@ class _Query(BaseModel):
 
 
 class QualityQuery(_Query):
-    model: str | None = Field(None, pattern=MODEL, description="A model of this task, as name or name@version; default: the task's default.")
+    model: str | None = Field(
+        None, pattern=MODEL, description="A model of this task, as name or name@version; default: the task's default."
+    )
     curve: bool = Field(True, description="Whether to give the curve over time.")
-    step: float | None = Field(None, gt=0, le=3600, description="Seconds between two points of the curve; default: the model's frames.")
+    step: float | None = Field(
+        None, gt=0, le=3600, description="Seconds between two points of the curve; default: the model's frames."
+    )
     channel: ChannelName = Field("mix", description="mix: the mean of all; a number: that one; each: all, one by one.")
 
     def wish(self) -> QualityWish:
@@ -44,9 +48,13 @@ class QualityQuery(_Query):
 
 
 class SceneQuery(_Query):
-    model: str | None = Field(None, pattern=MODELS, description="A model, or several joined by commas: the mean of their probabilities.")
+    model: str | None = Field(
+        None, pattern=MODELS, description="A model, or several joined by commas: the mean of their probabilities."
+    )
     top: int = Field(5, ge=1, le=1000, description="Most labels to name.")
-    threshold: float | None = Field(None, ge=0, le=1, description="Least probability of a label; default: each label's own.")
+    threshold: float | None = Field(
+        None, ge=0, le=1, description="Least probability of a label; default: each label's own."
+    )
     segments: bool = Field(True, description="Whether to say when each label is heard.")
     frames: bool = Field(False, description="Whether to give the probability of every label in every frame.")
     channel: ChannelName = Field("mix", description="mix: the mean of all; a number: that one; each: all, one by one.")
@@ -67,18 +75,24 @@ AudioFormat = Literal["wav", "flac", "opus", "mp3", "f32"]
 
 
 class EnhanceQuery(_Query):
-    model: str | None = Field(None, pattern=MODEL, description="A model of this task, as name or name@version; default: the task's default.")
-    format: AudioFormat = Field("wav", description="Of the answer; f32 is raw little-endian float32, channels interleaved.")
+    model: str | None = Field(
+        None, pattern=MODEL, description="A model of this task, as name or name@version; default: the task's default."
+    )
+    format: AudioFormat = Field(
+        "wav", description="Of the answer; f32 is raw little-endian float32, channels interleaved."
+    )
     rate: Rate | None = Field(None, description="Sample rate of the answer in Hz; default: the recording's own.")
-    strength: float = Field(1.0, ge=0, le=1, description="Share of the enhanced signal; the rest is the recording as it came.")
+    strength: float = Field(
+        1.0, ge=0, le=1, description="Share of the enhanced signal; the rest is the recording as it came."
+    )
     limit_db: float | None = Field(None, ge=0, le=120, description="Largest attenuation in dB; 0 changes nothing.")
     score: bool = Field(False, description="Whether to score the recording before and after.")
-    channel: ChannelName = Field("each", description="each: channels stay channels; mix: the mean of all; a number: that one.")
+    channel: ChannelName = Field(
+        "each", description="each: channels stay channels; mix: the mean of all; a number: that one."
+    )
 
     def wish(self) -> EnhanceWish:
-        return EnhanceWish(
-            self.model, channel_of(self.channel), self.rate, self.strength, self.limit_db, self.score
-        )
+        return EnhanceWish(self.model, channel_of(self.channel), self.rate, self.strength, self.limit_db, self.score)
 
 
 class AnalyzeQuery(_Query):

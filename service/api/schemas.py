@@ -72,7 +72,9 @@ class ChannelQuality(_Shape):
     score: Score = Field(description="on `scale`")
     scale: ScaleInfo
     scores: dict[str, Score] = Field(description="all scores of the model by key", examples=[{"pesq": 3.412}])
-    valid: bool = Field(description="false where the score is outside what the model was trained for; `warnings` say why")
+    valid: bool = Field(
+        description="false where the score is outside what the model was trained for; `warnings` say why"
+    )
     curve: CurveInfo | None = None
     worst: list[StretchInfo] = Field(description="the stretches that pull the score down, worst first")
     warnings: list[str]
@@ -84,7 +86,9 @@ class Quality(ChannelQuality):
     model: str = Field(examples=["quality-blstm@1"])
     audio: AudioInfo
     findings: list[FindingInfo] = Field(description="plain measurements that say why")
-    channels: list[ChannelQuality] | None = Field(None, description="with channel=each: one a channel; the top level then describes the worst of them")
+    channels: list[ChannelQuality] | None = Field(
+        None, description="with channel=each: one a channel; the top level then describes the worst of them"
+    )
     request_id: str
 
 
@@ -122,7 +126,9 @@ class Scene(ChannelScene):
 
     model: str
     audio: AudioInfo
-    channels: list[ChannelScene] | None = Field(None, description="with channel=each: one a channel; the top level is the first")
+    channels: list[ChannelScene] | None = Field(
+        None, description="with channel=each: one a channel; the top level is the first"
+    )
     request_id: str
 
 

@@ -37,3 +37,8 @@ class ByteView(io.RawIOBase):
 
     def tell(self) -> int:
         return self._at
+
+    def close(self) -> None:
+        """Let go of the bytes: whoever owns them may want to resize them."""
+        self._data = memoryview(b"")
+        super().close()

@@ -59,8 +59,8 @@ class ChildSource:
         except BaseException:
             self.close()
             raise
-        # FFmpeg's durations are rounded to the container's clock, and an upper bound is no promise
-        self.promised_frames = None if found.demuxer or found.prefix else self.facts.frames
+        # FFmpeg's durations are rounded to the container's clock: they are no promise
+        self.promised_frames = self.facts.frames if not found.demuxer else None
         self.is_cut = found.is_cut
         self.broke_off = False
 
@@ -168,5 +168,5 @@ def _facts(said: dict[str, object], found: Found) -> AudioFacts:
     subtype, rate, channels, frames = (said[key] for key in ("subtype", "sample_rate", "channels", "frames"))
     if not (isinstance(rate, int) and isinstance(channels, int) and 0 < rate < 1 << 31 and 0 < channels < 1 << 16):
         raise ValueError("no rate or no channels")
-    length = frames if not found.prefix and isinstance(frames, int) and 0 < frames < 1 << 36 else None
+    length = frames if found.tells_length and isinstance(frames, int) and 0 < frames < 1 << 36 else None
     return AudioFacts(found.format, str(subtype)[:32], rate, channels, length)

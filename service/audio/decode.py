@@ -152,7 +152,7 @@ def _open(body: memoryview, limits: AudioLimits, raw: RawFormat | None) -> Sourc
     found = probe(body)
     if found.decoder == "wav":
         return PcmSource(body, read_wav(body), "wav")
-    rest = body[found.start_byte :]
+    rest = body[found.start_byte : found.end_byte]
     if found.decoder == "plain":
         return SndfileSource(rest, PLAIN, is_cut=found.is_cut, prefix=found.prefix)
     return ChildSource(rest, found, limits)

@@ -131,6 +131,8 @@ class FlacEncoder(_LibraryEncoder):
     suffix = ".flac"
 
     def __init__(self, sample_rate: int, channels: int, frames: int | None) -> None:
+        if sample_rate > 0xFFFF and sample_rate % 10:
+            raise BadRequest("FLAC holds rates above 65,535 Hz only in tens of Hz.", got=sample_rate)
         super().__init__("FLAC", "PCM_16", sample_rate, sample_rate, channels)
         self._frames = frames
         self._head = b""

@@ -27,16 +27,23 @@ TAG_BIT_RATE = 8
 LEAST_FRAME_BYTES = 24
 
 
+MAX_FRAMES = 2_000_000
+"""Followed one by one: 13 hours. What is longer is treated as if it had a gap."""
+
+
 @dataclass(frozen=True, slots=True)
 class Mp3Walk:
     """What the frame headers say of a whole file."""
 
+    tag: bytes
+    """The frame to decode first: it tells the decoder how many are to come, and how many bytes."""
     start_byte: int
-    """Of the first frame to decode."""
+    """Of the first frame after it."""
+    end_byte: int
     unbroken: bool
-    """Whether frames of one kind reach from the first to the end of the body, or to a tag there."""
-    tag: bytes = b""
-    """A frame to put in front, which tells the decoder the length; empty where the file has one that will do."""
+    """Whether frames of one kind reach from the first to the end of the body, or to a tag or zeros there."""
+    tells_length: bool
+    """Whether the tag is right about the length; false where it had to be an upper bound."""
 
 
 def walk_mp3(body: memoryview, start: int) -> Mp3Walk | None:
@@ -44,16 +51,17 @@ def walk_mp3(body: memoryview, start: int) -> Mp3Walk | None:
     first = _first_frame(body, start)
     if first is None:
         return None
-    count, at = _count(body, first)
-    tail = bytes(body[at : at + 8])
-    unbroken = at + 4 > len(body) or tail.startswith(TRAILERS) or (len(body) - at < SEARCH_BYTES and not any(body[at:]))
-    most = count if unbroken else (len(body) - first) // LEAST_FRAME_BYTES
+    count, end = _count(body, first)
+    unbroken = end + 4 > len(body) or _is_trailer(body[end:])
+    end = min(end, len(body)) if unbroken else len(body)
     told = _told_frames(body, first)
+    # of files put together end to end, the first one's tag speaks of the first one alone
     if told is not None and told + 2 >= count:
-        return Mp3Walk(first, unbroken)
-    # files put together end to end keep the tag of the first one
+        rest = first + frame_bytes(body, first)
+        return Mp3Walk(_with_bytes(body[first:rest], end - first), rest, end, unbroken, tells_length=True)
     rest = first if told is None else first + frame_bytes(body, first)
-    return Mp3Walk(rest, unbroken, _tag(body, first, most))
+    most = count if unbroken else (end - first) // LEAST_FRAME_BYTES
+    return Mp3Walk(_tag(body, first, most), rest, end, unbroken, tells_length=unbroken)
 
 
 def side_bytes(head: bytes | bytearray | memoryview) -> int:
@@ -64,13 +72,22 @@ def side_bytes(head: bytes | bytearray | memoryview) -> int:
 
 def _count(body: memoryview, at: int) -> tuple[int, int]:
     """Frames of one kind in a row from *at*, and where they end."""
-    kind, end = _kind(body, at), len(body) - 4
-    count, length = 0, frame_bytes(body, at)
-    while length and _kind(body, at) == kind:
+    kind, end, count = _kind(body, at), len(body) - 4, 0
+    lengths: dict[bytes, int] = {}  # of the headers met so far: there are few, and a long file has many frames
+    while at <= end and count < MAX_FRAMES:
+        head = bytes(body[at : at + 4])
+        length = lengths.get(head)
+        if length is None:
+            length = lengths[head] = frame_bytes(body, at) if _kind(body, at) == kind else 0
+        if not length:
+            break
         count += 1
         at += length
-        length = frame_bytes(body, at) if at <= end else 0
     return count, at
+
+
+def _is_trailer(rest: memoryview) -> bool:
+    return bytes(rest[:8]).startswith(TRAILERS) or (len(rest) < SEARCH_BYTES and not any(rest))
 
 
 def _told_frames(body: memoryview, first: int) -> int | None:
@@ -79,6 +96,15 @@ def _told_frames(body: memoryview, first: int) -> int | None:
     if bytes(body[at : at + 4]) not in (b"Xing", b"Info") or not int.from_bytes(body[at + 4 : at + 8], "big") & 1:
         return None
     return int.from_bytes(body[at + 8 : at + 12], "big")
+
+
+def _with_bytes(frame: memoryview, size: int) -> bytes:
+    """The frame with the tag, its count of bytes made true: the decoder complains on standard error where it is not."""
+    made = bytearray(frame)
+    at = side_bytes(made) + 12
+    if len(made) >= at + 4 and made[at - 5] & 2:
+        made[at : at + 4] = min(size, 0xFFFF_FFFF).to_bytes(4, "big")
+    return bytes(made)
 
 
 def _tag(body: memoryview, first: int, frames: int) -> bytes:

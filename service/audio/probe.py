@@ -22,7 +22,9 @@ MEDIA = ("m4a", "aac", "mp4", "webm", "mkv", "amr")
 W64_MAGIC = bytes.fromhex("726966662e91cf11a5d628db04c10000")
 
 AIFF_DECODERS: dict[bytes, Decoder] = {
-    **dict.fromkeys((b"NONE", b"twos", b"sowt", b"fl32", b"FL32", b"fl64", b"FL64", b"in24", b"in32"), "plain"),
+    **dict.fromkeys(
+        (b"NONE", b"twos", b"sowt", b"fl32", b"FL32", b"fl64", b"FL64", b"in24", b"in32", b"raw "), "plain"
+    ),
     **dict.fromkeys((b"alaw", b"ALAW", b"ulaw", b"ULAW"), "child"),
 }
 AU_DECODERS: dict[int, Decoder] = {**dict.fromkeys((2, 3, 4, 5, 6, 7), "plain"), 1: "child", 27: "child"}
@@ -47,12 +49,15 @@ class Found:
     format: str
     decoder: Decoder
     start_byte: int = 0
+    end_byte: int | None = None
     demuxer: str = ""
     """FFmpeg's name of the container (media alone)."""
     is_cut: bool = False
     """Whether the container's own lengths say that more should have come."""
     prefix: bytes = b""
     """What a decoder must read before the body."""
+    tells_length: bool = True
+    """Whether the length that a decoder finds is one."""
 
 
 def supported_formats() -> list[str]:
@@ -92,7 +97,8 @@ def _without_magic(body: memoryview, start: int, head: bytes) -> Found:
         return _media("aac", "aac")
     walk = walk_mp3(body, start)
     if walk is not None:
-        return Found("mp3", "plain" if walk.unbroken else "child", walk.start_byte, prefix=walk.tag)
+        decoder: Decoder = "plain" if walk.unbroken else "child"
+        return Found("mp3", decoder, walk.start_byte, walk.end_byte, prefix=walk.tag, tells_length=walk.tells_length)
     if start:
         raise TruncatedAudio("After its ID3 tag the body holds no audio that is read here.")
     kind = next((kind for magic, kind in OTHER_FILES.items() if head.startswith(magic)), None)

@@ -56,13 +56,14 @@ class SndfileSource:
     def __init__(
         self, body: memoryview, allowed: dict[str, set[str]], *, is_cut: bool = False, prefix: bytes = b""
     ) -> None:
+        self._view = ByteView(body, prefix)
         try:
-            self._file = _Forward(ByteView(body, prefix))
+            self._file = _Forward(self._view)
         except (soundfile.SoundFileError, ValueError):
             raise TruncatedAudio("The file is damaged or cut off: nothing in it can be decoded.") from None
         name, subtype = self._file.format, self._file.subtype
         if subtype not in allowed.get(name, ()):
-            self._file.close()
+            self.close()
             raise UnsupportedAudio("The file is not what its first bytes say that it is.")
         frames = self._file.frames if 0 < self._file.frames < BELIEVABLE_FRAMES else None
         self.facts = AudioFacts(name.lower(), subtype.lower(), self._file.samplerate, self._file.channels, frames)
@@ -87,3 +88,4 @@ class SndfileSource:
 
     def close(self) -> None:
         self._file.close()
+        self._view.close()

@@ -36,7 +36,6 @@ class Opener(Protocol):
     ) -> Backend: ...
 
 
-
 @dataclass(frozen=True, slots=True)
 class Loaded:
     """A graph that is ready to serve.

@@ -20,13 +20,15 @@ from service.clock import Clock
 from service.engine.manager import ModelManager
 from service.engine.model import Model
 from service.engine.workers import Workers
-from service.errors import DeadlinePassed
+from service.errors import DeadlinePassed, Overloaded
 from service.metrics import Metrics
 from service.tasks.windows import Piece
 from service.values import Arrays, Samples
 
 PIECES_UNDER_WAY = 4
 """Of one listener: enough to fill a batch, few enough that a two-hour file takes no more memory than a short one."""
+PATIENCE_S = 0.25
+"""Between two tries to queue the next piece of a recording that is being answered already."""
 BLOCKS_A_STEP = 16
 """Blocks decoded in one go when no piece comes of them; bounds how long a worker is held."""
 
@@ -80,10 +82,23 @@ async def listen(
     under_way: deque[tuple[Job, asyncio.Task[Arrays]]] = deque()
     most = PIECES_UNDER_WAY * max(1, len(listeners))
     walk = _Walk(recording, listeners)
+    is_first = True
+
+    async def run(job: Job, *, may_be_refused: bool) -> Arrays:
+        while True:
+            try:
+                return await job.model.run(job.piece.samples, deadline)
+            except Overloaded as refusal:
+                # the first piece asks for all: whoever was let in is not sent away half-way
+                if may_be_refused or bench.clock.now() + PATIENCE_S > deadline:
+                    raise
+                await asyncio.sleep(min(refusal.retry_after_s, PATIENCE_S))
 
     def send(jobs: Sequence[Job]) -> None:
+        nonlocal is_first
         for job in jobs:
-            under_way.append((job, asyncio.create_task(job.model.run(job.piece.samples, deadline))))
+            under_way.append((job, asyncio.create_task(run(job, may_be_refused=is_first))))
+            is_first = False
 
     async def settle(room: int) -> AsyncGenerator[None]:
         while len(under_way) > room:

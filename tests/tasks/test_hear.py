@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from service.audio.decode import open_recording
 from service.audio.raw import RawFormat
-from service.errors import BadRequest, DeadlinePassed, NonFiniteAudio, NotFound, SilentAudio, TooShort
+from service.engine.model import Model
+from service.errors import BadRequest, DeadlinePassed, NonFiniteAudio, NotFound, Overloaded, SilentAudio, TooShort
 from service.tasks.hear import (
     CurvePart,
     EnhanceWish,
@@ -25,7 +26,7 @@ from service.tasks.hear import (
     hear_out,
 )
 from service.tasks.listen import Workbench
-from service.values import AudioLimits
+from service.values import Arrays, AudioLimits
 from tests.e2e.sounds import speechlike, wav
 
 SOON_S = 60.0
@@ -222,3 +223,33 @@ async def test_a_walk_that_is_cancelled_leaves_nothing_behind(bench: Workbench) 
         await walk
     await asyncio.wait_for(closed.wait(), 5)
     assert (await report(bench, speechlike(1), Wishes(quality=QualityWish()))).quality
+
+
+async def test_who_was_let_in_is_not_sent_away_half_way(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The queue fills up in the middle of a long recording: its rest waits, and the answer is whole."""
+    run, calls = Model.run, 0
+
+    async def sometimes_full(model: Model, waveform: NDArray[np.float32], deadline: float | None = None) -> Arrays:
+        nonlocal calls
+        calls += 1
+        if calls > 6 and calls % 2:
+            raise Overloaded("full", retry_after_s=0.001)
+        return await run(model, waveform, deadline)
+
+    monkeypatch.setattr(Model, "run", sometimes_full)
+    samples = speechlike(37.3)
+
+    made = await enhanced(bench, samples, EnhanceWish(), 16_000)
+
+    np.testing.assert_allclose(made[0], samples / 2, atol=1e-4)
+    assert calls > 12
+
+
+async def test_who_was_not_let_in_hears_it_at_once(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def full(model: Model, waveform: NDArray[np.float32], deadline: float | None = None) -> Arrays:
+        raise Overloaded("full", retry_after_s=3)
+
+    monkeypatch.setattr(Model, "run", full)
+
+    with pytest.raises(Overloaded):
+        await report(bench, speechlike(37.3), Wishes(quality=QualityWish()))

@@ -56,7 +56,7 @@ def manifest(version: int, settings: dict[str, Any], found: dict[str, Any], spli
             "mse": everything["mse"],
             "straight_line_lcc": found["straight_line"]["lcc"],
             "snr_spearman": found["ladders"]["snr"]["spearman"],
-            "level_shift_16_bit": found["level"]["16 bit"],
+            "level_shift": found["level"]["float"],
             "locality_auc": found["locality_auc"],
             "parameters": found["parameters"],
         },
@@ -135,8 +135,8 @@ def _figures(found: dict[str, Any]) -> str:
     ]
     rows += [
         (
-            "Largest change for gains of -40…0 dB: exact, after 16 bit; for a flip",
-            f"{found['level']['float']:.4f}, {found['level']['16 bit']:.4f}; {found['level']['flip']:.4f}",
+            "Largest change for gains of -40…0 dB; for -20 dB in 16 bits; for a flip",
+            f"{found['level']['float']:.4f}; {found['level']['16 bit']:.4f}; {found['level']['flip']:.4f}",
         ),
         ("Curve finds the one bad stretch of a clip (ROC area)", f"{found['locality_auc']:.3f}"),
         ("Score of 10 s against the mean of its halves (mean difference)", f"{found['halves_mae']:.3f}"),

@@ -24,7 +24,7 @@ from training.scene import metrics
 from training.scene.classes import ESC10, LABELS
 from training.scene.examples import Examples, chosen_rows, examples
 from training.scene.network import Export, Net, front_end
-from training.scene.segments import best_rule, frame_tracks, made_scenes, segment_figures
+from training.scene.segments import Trial, best_rule, made_scenes, probabilities, segment_figures
 from training.scene.train import SHAPE, SPEECH, esc10_clips, run_folder
 
 MAX_S = 10.0
@@ -45,14 +45,11 @@ def trained(folder: Path) -> Export:
     return Export(SHAPE, net).eval()
 
 
-def clip_probabilities(model: Export, sounds: Sounds, given: Examples) -> Probabilities:
-    """[pieces, classes], each piece alone."""
-    rows = []
-    for piece in given.pieces:
-        waveform = torch.from_numpy(sounds.part(piece.row, piece.start, piece.count)).unsqueeze(0)
-        with torch.no_grad():
-            rows.append(model(waveform, torch.tensor([waveform.shape[1]]))[0][0].numpy())
-    return np.stack(rows)
+def heard(model: Export, sounds: Sounds, given: Examples) -> tuple[Probabilities, list[Probabilities]]:
+    """Probabilities of each piece alone: of clips [pieces, classes], and of the frames of each, [time, classes]."""
+    waveforms = [sounds.part(piece.row, piece.start, piece.count) for piece in given.pieces]
+    clips, tracks = zip(*(probabilities(model, waveform) for waveform in waveforms), strict=True)
+    return np.stack(clips), list(tracks)
 
 
 def fitted_thresholds(scores: Probabilities, given: Examples) -> dict[str, float]:
@@ -93,6 +90,11 @@ def figures(scores: Probabilities, given: Examples, thresholds: dict[str, float]
         "wrongly_said": float(wrong.any(1).mean()),
         "confusion": metrics.confusion(truth, guess, len(LABELS))[: len(ESC10)].tolist(),
     }
+
+
+def _of_none(frames: list[Probabilities], given: Examples) -> list[Probabilities]:
+    none = given.known.all(1) & ~given.present.any(1)
+    return [frames[at] for at in np.flatnonzero(none)]
 
 
 def _known_rows(given: Examples) -> list[tuple[int, NDArray[np.int64]]]:
@@ -160,13 +162,13 @@ def main() -> None:
     given = examples(corpus, SHAPE, options.runs, 1)
     sounds = open_sounds(corpus, SHAPE.sample_rate, options.runs)
     model = trained(folder)
-    scores = clip_probabilities(model, sounds, given)
+    scores, frames = heard(model, sounds, given)
     scenes = made_scenes(sounds, given, SCENES)
-    tracks = frame_tracks(model, scenes)
+    trial = Trial(scenes, [probabilities(model, scene.waveform)[1] for scene in scenes], _of_none(frames, given))
     if options.split == "val":
-        Fitted(fitted_thresholds(scores, given), best_rule(tracks, scenes, SHAPE)).write(folder / "fitted.json")
+        Fitted(fitted_thresholds(scores, given), best_rule(trial, SHAPE)).write(folder / "fitted.json")
     fitted = Fitted.read(folder / "fitted.json")
-    found = figures(scores, given, fitted.thresholds) | segment_figures(tracks, scenes, SHAPE, fitted.rule)
+    found = figures(scores, given, fitted.thresholds) | segment_figures(trial, SHAPE, fitted.rule)
     (folder / f"figures-{options.split}.json").write_text(json.dumps(found, indent=1))
     print(json.dumps(found, indent=1))
 

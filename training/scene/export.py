@@ -32,6 +32,7 @@ def manifest(version: int, fitted: Fitted, found: dict[str, Any], split: str, ag
         "none_labelled": found["none_labelled"],
         "segment_f1_1s": found["second_f1"],
         "event_f1": found["event_f1"],
+        "none_segmented": found["none_segmented"],
     }
     return {
         "name": NAME,
@@ -45,7 +46,7 @@ def manifest(version: int, fitted: Fitted, found: dict[str, Any], split: str, ag
         "exclusive": False,
         "aggregate": "max",
         "batching": {"mode": "padded", "max_items": 8, "max_seconds": 80.0},
-        "window": {"min_s": 0.1, "max_s": MAX_S, "context_s": round(CONTEXT_S, 6), "agreement": agreement},
+        "window": {"min_s": 0.1, "max_s": MAX_S, "context_s": round(CONTEXT_S, 6), "agreement": max(agreement, 1e-6)},
         "frames": {"step_s": SHAPE.frame_step_s, "offset_s": 0.0},
         "segmenting": fitted.rule.model_dump(),
         "figures": {"split": split}
@@ -113,6 +114,7 @@ def _figure_rows(found: dict[str, Any]) -> str:
             f"{found['event_f1']:.3f}",
             "",
         ),
+        ("Pieces with none of the eleven in which a segment is found", f"{found['none_segmented']:.3f}", ""),
     ]
     return "\n".join(f"| {what} | {value} | {interval} |" for what, value, interval in rows)
 

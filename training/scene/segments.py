@@ -27,7 +27,7 @@ COLLAR_S = 0.2
 RULES = tuple(
     Segmenting(on=on, off=off, median_s=median_s, min_s=min_s)
     for on, off, median_s, min_s in itertools.product(
-        (0.4, 0.5, 0.6, 0.7), (0.15, 0.25, 0.35), (0.0, 0.24, 0.4), (0.1,)
+        (0.4, 0.5, 0.6, 0.7, 0.8), (0.15, 0.25, 0.35), (0.0, 0.24, 0.4, 0.56), (0.1, 0.2)
     )
 )
 
@@ -105,29 +105,39 @@ def _united(segments: list[Segment]) -> list[Segment]:
     return united
 
 
-def frame_tracks(model: Export, scenes: list[Scene]) -> list[NDArray[np.float32]]:
-    """Probabilities (time, classes) of each scene."""
-    tracks = []
-    for scene in scenes:
-        waveform = torch.from_numpy(scene.waveform).unsqueeze(0)
-        with torch.no_grad():
-            tracks.append(model(waveform, torch.tensor([waveform.shape[1]]))[1][0].numpy())
-    return tracks
+def probabilities(model: Export, waveform: Mono) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Of the clip [classes] and of its frames [time, classes]."""
+    with torch.no_grad():
+        clip, frames, _ = model(torch.from_numpy(waveform).unsqueeze(0), torch.tensor([len(waveform)]))
+    return clip[0].numpy(), frames[0].numpy()
 
 
-def segment_figures(
-    tracks: list[NDArray[np.float32]], scenes: list[Scene], shape: Shape, rule: Segmenting
-) -> dict[str, float]:
-    """F1 of seconds (of which any part is heard) and of events (edges within 0.2 s, or a fifth at the end)."""
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What segments are tried on: made scenes with their frames, and frames of recordings with none of the sounds."""
+
+    scenes: list[Scene]
+    tracks: list[NDArray[np.float32]]
+    none_tracks: list[NDArray[np.float32]]
+
+
+def segment_figures(trial: Trial, shape: Shape, rule: Segmenting) -> dict[str, float]:
+    """F1 of seconds (of which any part is heard) and of events (edges within 0.2 s, or a fifth at the end); and the
+    share of recordings with none of the sounds in which a segment is found all the same."""
     frames = Frames(step_s=shape.frame_step_s)
     seconds, counted = np.zeros(3), np.zeros(3)
-    for track, scene in zip(tracks, scenes, strict=True):
+    for track, scene in zip(trial.tracks, trial.scenes, strict=True):
         found = find_segments(track, LABELS, frames, rule, SCENE_S)
         said, true = seconds_heard(found), seconds_heard(scene.truth)
         seconds += [(said & true).sum(), (said & ~true).sum(), (~said & true).sum()]
         hits = matched(found, scene.truth)
         counted += [hits, len(found) - hits, len(scene.truth) - hits]
-    return {"second_f1": _f1(seconds), "event_f1": _f1(counted)}
+    none = [bool(find_segments(track, LABELS, frames, rule, SCENE_S)) for track in trial.none_tracks]
+    return {
+        "second_f1": _f1(seconds),
+        "event_f1": _f1(counted),
+        "none_segmented": float(np.mean(none)) if none else 0.0,
+    }
 
 
 def _f1(counts: NDArray[np.float64]) -> float:
@@ -158,6 +168,11 @@ def matched(found: list[Segment], truth: tuple[Segment, ...]) -> int:
     return hits
 
 
-def best_rule(tracks: list[NDArray[np.float32]], scenes: list[Scene], shape: Shape) -> Segmenting:
-    """The rule of `RULES` with the highest sum of both figures."""
-    return max(RULES, key=lambda rule: sum(segment_figures(tracks, scenes, shape, rule).values()))
+def best_rule(trial: Trial, shape: Shape) -> Segmenting:
+    """The rule of `RULES` with the highest sum of both F1, less the share of segments where none belong."""
+
+    def worth(rule: Segmenting) -> float:
+        found = segment_figures(trial, shape, rule)
+        return found["second_f1"] + found["event_f1"] - found["none_segmented"]
+
+    return max(RULES, key=worth)
