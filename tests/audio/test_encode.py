@@ -149,7 +149,7 @@ def test_memory_does_not_grow_with_the_length(format: Format, peak_bytes) -> Non
             encode.push(block)
         encode.finish()
 
-    assert peak_bytes(lambda: make(20)) < peak_bytes(lambda: make(5)) + 100_000
+    assert peak_bytes(lambda: make(12)) < peak_bytes(lambda: make(4)) + 100_000
 
 
 @pytest.mark.parametrize("format", ALL)

@@ -204,11 +204,16 @@ def test_perfect_frames_make_perfect_segments() -> None:
     track = np.zeros((126, len(LABELS)), np.float32)
     for one in truth:
         track[round(one.onset_s / 0.08 + 0.5) : round(one.offset_s / 0.08 + 0.5), LABELS.index(one.label)] = 1.0
-    silence, noisy = np.zeros_like(track), np.full_like(track, 0.75)
-    trial = segments.Trial([segments.Scene(np.zeros(1, np.float32), truth)], [track], [silence, noisy])
+    clip = np.full(len(LABELS), 0.6, np.float32)
+    silence = segments.Heard(clip, np.zeros_like(track))
+    noisy = segments.Heard(clip, np.full_like(track, 0.75))
+    scene = segments.Scene(np.zeros(1, np.float32), truth)
+    trial = segments.Trial([scene], [segments.Heard(clip, track)], [silence, noisy], np.full(len(LABELS), 0.5))
     found = segments.segment_figures(trial, SMALL, Segmenting())
     assert found == {"second_f1": 1.0, "event_f1": 1.0, "none_segmented": 0.5}
     assert segments.best_rule(trial, SMALL).on > 0.75, "the only rules that find nothing where nothing is"
+    unsaid = segments.Trial([scene], trial.heard, trial.none, np.full(len(LABELS), 0.7))
+    assert segments.segment_figures(unsaid, SMALL, Segmenting())["none_segmented"] == 0.0
 
 
 @given(st.integers(1, 60), st.floats(0, 1))
