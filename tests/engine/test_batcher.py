@@ -331,6 +331,27 @@ def test_cold_burst_is_not_refused_while_its_wait_fits() -> None:
     assert batcher.queued(key)[0] == 500
 
 
+def test_lane_opens_once() -> None:
+    batcher: Batcher[int] = Batcher(1, 1.0)
+    lane(batcher)
+
+    with pytest.raises(ValueError, match="open"):
+        lane(batcher)
+
+
+def test_batch_that_fails_after_its_lane_closed_ends() -> None:
+    """There is no queue to go back to."""
+    batcher: Batcher[int] = Batcher(1, 1e9)
+    key = lane(batcher)
+    for i in range(3):
+        batcher.submit(key, 1.0, None, i, 0.0)
+    batch, _ = batcher.next_batch(0.0, 1)
+    assert batch is not None
+    batcher.close_lane(key)
+
+    assert batcher.failed(batch) == batch.jobs
+
+
 def test_draining_admits_nothing_and_answers_what_waits() -> None:
     batcher: Batcher[int] = Batcher(1, 1.0)
     key = lane(batcher)
