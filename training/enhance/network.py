@@ -98,8 +98,8 @@ class Block(nn.Module):
 class Memory(nn.Module):
     """One GRU over all bands of a frame at once, added to what comes in.
 
-    In training half of the items start from a random state: it learns to forget, so that pieces of a long recording that
-    overlap by a few seconds agree with one pass.
+    In training half of the items start from a random state: it learns to forget, so that pieces of a long recording
+    that overlap by a few seconds agree with one pass.
     """
 
     def __init__(self, bands: int, width: int, recurrent: int) -> None:

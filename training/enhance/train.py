@@ -78,7 +78,7 @@ def plan(arguments: argparse.Namespace) -> loop.Plan:
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     corpus.add_arguments(made)
-    made.add_argument("--epochs", type=int, default=72)
+    made.add_argument("--epochs", type=int, default=58)
     made.add_argument("--steps", type=int, default=100, help="batches of an epoch")
     made.add_argument("--items", type=int, default=4, help="mixtures of a batch")
     made.add_argument("--seconds", type=float, default=3.0, help="length of a mixture")
