@@ -134,7 +134,7 @@ NO_HTTP = {
 
 
 @pytest.mark.parametrize("request_bytes", NO_HTTP.values(), ids=NO_HTTP.keys())
-def test_what_is_no_http_is_refused_by_the_server_in_front(server: Server, request_bytes: bytes) -> None:
+def test_what_is_no_proper_http_is_refused_and_the_connection_closed(server: Server, request_bytes: bytes) -> None:
     assert exchange(server, request_bytes).startswith(b"HTTP/1.1 400 ")
 
 
