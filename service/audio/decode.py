@@ -36,6 +36,7 @@ def open_recording(
         UnsupportedAudio: not audio, or a format that is not read here.
         TooLarge: more channels than allowed.
         BadAudio, EmptyAudio, TruncatedAudio: a rate that is not served, a broken header, no bytes, a header cut off.
+        Overloaded: too many recordings are being decoded in processes of their own.
     """
     warnings = Warnings()
     source = _open(memoryview(body).cast("B"), limits, raw, warnings)

@@ -100,6 +100,22 @@ def test_a_stopped_child_is_waited_for_only_so_long() -> None:
     assert not is_alive(source.pid)
 
 
+def test_a_child_that_reads_nothing_is_waited_for_only_so_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(*_: object) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(["sleep", "60"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
+        pids.append(process.pid)
+        return process
+
+    pids: list[int] = []
+    monkeypatch.setattr(child, "_start", start)
+    monkeypatch.setattr(child, "MOST_PATIENCE_MS", 50)
+
+    with pytest.raises(BadAudio, match="gave up"):
+        started(bytes(1_000_000))
+
+    assert not is_alive(pids[0])
+
+
 def test_a_slow_reader_makes_the_child_wait_and_gets_everything() -> None:
     source = started()
     blocks = source.blocks()

@@ -36,7 +36,7 @@ POWER_FLOOR = 1e-8
 class Shape:
     """Widths of the net: channels of 32 bands and of 16, dilations in frames of the blocks at 16 bands, the GRU."""
 
-    fine: int = 32
+    fine: int = 48
     coarse: int = 64
     dilations: tuple[int, ...] = (1,)
     recurrent: int = 192
@@ -96,7 +96,11 @@ class Block(nn.Module):
 
 
 class Memory(nn.Module):
-    """One GRU over all bands of a frame at once, added to what comes in."""
+    """One GRU over all bands of a frame at once, added to what comes in.
+
+    In training half of the items start from a random state: it learns to forget, so that pieces of a long recording
+    that overlap by a few seconds agree with one pass.
+    """
 
     def __init__(self, bands: int, width: int, recurrent: int) -> None:
         super().__init__()
@@ -106,7 +110,10 @@ class Memory(nn.Module):
         self.bend = nn.LeakyReLU(SLOPE)
 
     def forward(self, x: Tensor) -> Tensor:
-        remembered, _ = self.recur(self.bend(self.narrow(x.flatten(2))))
+        start = torch.zeros(1, x.shape[0], self.recur.hidden_size, dtype=x.dtype, device=x.device)
+        if self.training:
+            start = (2 * torch.rand_like(start) - 1) * (torch.rand_like(start[:, :, :1]) < 0.5)
+        remembered, _ = self.recur(self.bend(self.narrow(x.flatten(2))), start)
         return x + self.widen(remembered).reshape(x.shape)
 
 
@@ -120,6 +127,7 @@ class Masker(nn.Module):
         self.blocks = nn.Sequential(*(Block(shape.coarse, dilation) for dilation in shape.dilations))
         self.memory = Memory(BANDS // 2, shape.coarse, shape.recurrent)
         self.up = nn.Linear(shape.coarse, 2 * shape.fine)
+        self.polish = Block(shape.fine, 1)
         self.leave = Bins(shape.fine)
         self.bend = nn.LeakyReLU(SLOPE)
         self.pairs = BANDS // 2
@@ -128,7 +136,7 @@ class Masker(nn.Module):
         fine = self.enter(x)
         pairs = fine.reshape(x.shape[0], x.shape[1], self.pairs, -1)
         coarse = self.memory(self.blocks(self.bend(self.down(pairs))))
-        return self.leave(self.bend(self.up(coarse).reshape(fine.shape) + fine))
+        return self.leave(self.polish(self.bend(self.up(coarse).reshape(fine.shape) + fine)))
 
 
 class Enhancer(nn.Module):

@@ -78,12 +78,13 @@ def plan(arguments: argparse.Namespace) -> loop.Plan:
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     corpus.add_arguments(made)
-    made.add_argument("--epochs", type=int, default=80)
+    made.add_argument("--epochs", type=int, default=58)
     made.add_argument("--steps", type=int, default=100, help="batches of an epoch")
-    made.add_argument("--items", type=int, default=8, help="mixtures of a batch")
-    made.add_argument("--seconds", type=float, default=1.5, help="length of a mixture")
+    made.add_argument("--items", type=int, default=4, help="mixtures of a batch")
+    made.add_argument("--seconds", type=float, default=3.0, help="length of a mixture")
     made.add_argument("--rate", type=float, default=2e-3, help="largest learning rate")
     made.add_argument("--validate-every", type=int, default=3, help="epochs between validations")
+    made.add_argument("--stop-after", type=int, default=None, help="leave after so many epochs in all")
     made.add_argument("--seed", type=int, default=0)
     return made
 
@@ -100,7 +101,9 @@ def main(words: Sequence[str] | None = None) -> Path:
     # Channels last is what the convolution kernels of the CPU are fast with.
     model = Enhancer().to(memory_format=torch.channels_last)
     steps = batches(material, arguments.items, arguments.seconds, arguments.steps)
-    loop.fit(model, steps, cost, plan(arguments), folder, lambda averaged: validate(averaged, cases))
+    loop.fit(
+        model, steps, cost, plan(arguments), folder, lambda averaged: validate(averaged, cases), arguments.stop_after
+    )
     return folder
 
 

@@ -51,11 +51,14 @@ def hear_all(model: Export, sounds: Sounds, given: Examples) -> list[Heard]:
 
 
 def fitted_thresholds(scores: Probabilities, given: Examples) -> dict[str, float]:
-    """For each label the probability from which it is said, leaning to silence where the data leave a choice."""
+    """For each label the probability from which it is said, leaning to silence; every recording weighs the same."""
+    weights = np.array([1 / given.groups.count(group) for group in given.groups])
     thresholds = {}
     for index, label in enumerate(LABELS):
         known = given.known[:, index] > 0
-        thresholds[label] = metrics.best_threshold(scores[known, index], given.present[known, index] > 0.5)
+        thresholds[label] = metrics.best_threshold(
+            scores[known, index], given.present[known, index] > 0.5, weights=weights[known]
+        )
     return thresholds
 
 

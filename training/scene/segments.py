@@ -26,9 +26,7 @@ BLOCK_S = 0.01
 COLLAR_S = 0.2
 RULES = tuple(
     Segmenting(on=on, off=off, median_s=median_s, min_s=min_s)
-    for on, off, median_s, min_s in itertools.product(
-        (0.4, 0.5, 0.6, 0.7, 0.8), (0.15, 0.25, 0.35), (0.0, 0.24, 0.4, 0.56), (0.1, 0.2)
-    )
+    for on, off, median_s, min_s in itertools.product((0.4, 0.5, 0.6, 0.7), (0.15, 0.3), (0.24, 0.4, 0.56), (0.1,))
 )
 
 
