@@ -126,7 +126,7 @@ CARD = """# {name}, version {version}
 Takes steady and changing noise from speech at 16 kHz, sample by sample aligned with its input and as long as it.
 
 A causal net of {parameters} parameters on a transform of {frame} samples every {hop}: overlapping patches of bins
-become 32 and then 16 bands, a convolution over bands and past frames and one recurrent layer over all bands follow, and
+become 32 and then 16 bands, convolutions over bands and past frames and one recurrent layer over all bands follow, and
 a complex mask for each of {bins} bins comes out. The transform and its inverse are inside the graph. An output sample
 needs at most the {hop} samples' block behind it: {latency_ms} ms of look-ahead.
 
