@@ -111,6 +111,7 @@ def serve(settings: Settings) -> int:
         server_header=False,
         timeout_graceful_shutdown=max(1, round(settings.drain_s)),
         timeout_keep_alive=75,
+        http="h11",  # httptools, which uvicorn would take where it is installed, has no bound on the head
         limit_concurrency=4096,
         h11_max_incomplete_event_size=64 * 1024,
     )

@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from service.api.doors import AdminDoor, Door
 from service.api.multipart import UploadedFile
-from service.api.problems import problem_document
+from service.api.problems import logged_problem
 from service.api.trace import note, request_id_of
 from service.api.upload import BodyMemory, UploadLimits, receive_upload
 from service.audio.decode import Recording
@@ -101,7 +101,7 @@ class Visit:
                 try:
                     return await one(file)
                 except EarmarkError as error:
-                    return problem_document(error, self.request_id)
+                    return logged_problem(error, self.request_id)
 
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(settled(file)) for file in self.files]

@@ -13,13 +13,20 @@ request_id: ContextVar[str] = ContextVar("request_id", default="")
 """The id of the request that the running task answers; empty outside of one."""
 
 _ours: logging.Handler | None = None
+_OWN = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName", "color_message", "fields"}
+_SIMPLE = (str, int, float, list, tuple, dict, type(None))
+"""Libraries hang objects of theirs on a line as well; those are nothing to read."""
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
-    """What belongs to the line besides its sentence: `extra={"fields": {...}}` of the call, and the request id."""
+    """What belongs to the line besides its sentence: the request id, and what the call gave as `extra`.
+
+    `extra={"fields": {...}}` may use any name; a name straight in `extra` must be none that the library itself uses.
+    """
     fields = dict(getattr(record, "fields", {}))
     current = fields.pop("request_id", "") or request_id.get()
-    return {"request_id": current, **fields} if current else fields
+    given = {name: value for name, value in vars(record).items() if name not in _OWN and isinstance(value, _SIMPLE)}
+    return ({"request_id": current} if current else {}) | given | fields
 
 
 def _when(record: logging.LogRecord) -> str:
@@ -30,13 +37,13 @@ class JsonLines(logging.Formatter):
     """One JSON object a line: time, level, logger, message, then the fields."""
 
     def format(self, record: logging.LogRecord) -> str:
-        line = {
+        line: dict[str, Any] = {
             "time": _when(record),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
-            **_fields(record),
         }
+        line |= {name: value for name, value in _fields(record).items() if name not in line}
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=True, default=str)

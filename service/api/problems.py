@@ -202,7 +202,7 @@ def _plain(value: object) -> object:
 
 
 def logged_problem(error: EarmarkError, request_id: str) -> dict[str, Any]:
-    """The document for one error; a fault of ours is logged with its traceback, since the document hides it."""
+    """The document for one error, as part of an answer; a fault of ours is logged with its traceback."""
     if isinstance(error, InternalFault) or kind_of(error).error is EarmarkError:
         logger.error(
             "%s: %s", kind_of(error).code, error.detail, exc_info=error, extra={"fields": {"request_id": request_id}}

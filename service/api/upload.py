@@ -236,6 +236,9 @@ def _announced_bytes(request: Request, limits: UploadLimits) -> int | None:
     announced = request.headers.get("content-length")
     if announced is None:
         return None
+    if "transfer-encoding" in request.headers:
+        # Servers differ in which of the two they believe, and that is how one request is smuggled within another.
+        raise BrokenBody("A body may have Content-Length or Transfer-Encoding, not both.")
     if not (announced.isascii() and announced.isdecimal() and len(announced) < MAX_LENGTH_DIGITS):
         raise BrokenBody(f"Content-Length is {shortened(announced)}; it must be a number of bytes.")
     if int(announced) > limits.max_body_bytes:

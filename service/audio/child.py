@@ -28,6 +28,7 @@ MAX_CHILDREN = 32
 
 HEADER_BYTES = 1024
 PIPE_BYTES = 64 * 1024
+MOST_PATIENCE_MS = 3_600_000
 
 _places = threading.BoundedSemaphore(MAX_CHILDREN)
 
@@ -46,7 +47,7 @@ class ChildSource:
             raise Overloaded("Too many recordings of formats that need a process of their own are being decoded.")
         self._closed = False
         # processor time is limited by the kernel; this is for a child that does nothing at all
-        self._patience_ms = limits.child_cpu_s * 2000
+        self._patience_ms = min(2000 * limits.child_cpu_s, MOST_PATIENCE_MS)
         try:
             self._process = _start(found.demuxer or "sndfile", len(found.prefix) + len(body), limits)
         except BaseException:
@@ -98,6 +99,7 @@ class ChildSource:
         pipe = self._process.stdin
         if pipe is None:
             self._gave_up()
+        os.set_blocking(pipe.fileno(), False)  # or a write larger than the room in the pipe waits without end
         to_child = select.poll()
         to_child.register(pipe, select.POLLOUT)
         try:
@@ -161,6 +163,7 @@ def _start(decoder: str, body_bytes: int, limits: AudioLimits) -> subprocess.Pop
         bufsize=0,
         env={"PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1", "OPENBLAS_NUM_THREADS": "1", "LC_ALL": "C.UTF-8"},
         close_fds=True,
+        process_group=0,  # an interrupt at the terminal is for the service, which finishes what it has begun
     )
 
 

@@ -2,8 +2,9 @@
 
 A flat top is a run of equal samples at the greatest level around. That alone is no clipping: the top of a slow tone is
 flat too once it is rounded to 8 or 16 bit. So the slopes beside the run are asked how far the wave would have gone on:
-a parabola that rises by s a sample and comes down again n samples later is s·n/4 high. Clipping that a lossy coder or a
-resampler has since smeared is not found.
+a parabola that rises by s a sample and comes down again n samples later is s·n/4 high. Where the wave is too wild for
+slopes, a step up to the run and one down from it prove the same: a rounded top has none of more than three of its own
+steps. Clipping that a lossy coder or a resampler has since smeared is not found.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ LEAST_RUN = 3
 LEAST_LEVEL = 0.05
 NEAR_PEAK = 0.98
 """Of the greatest sample of the same sign within the second."""
-FULL_SCALE = 0.9999
-"""Two samples at it in a row need no slope to prove them: nothing else sounds so. (32767/32768 is above it.)"""
 OVERSHOOT = 0.003
 """By which share of its level the wave must have been cut..."""
-OVERSHOOT_STEPS = 4
-"""...and by how many steps of the finest difference between samples."""
+EDGE = 0.01
+"""...or how large a share of it the steps at both ends of the run must be..."""
+FINEST_STEPS = 6
+"""...and by how many of the finest differences between samples, in both cases."""
 SAME = 1e-7
 GAP_S = 0.25
 LEAST_RUNS = 2
@@ -84,22 +85,28 @@ def _flat_tops(samples: NDArray[np.float32]) -> tuple[NDArray[np.intp], NDArray[
     starts, ends = np.flatnonzero(edges == 1), np.flatnonzero(edges == -1) + 1
     height = samples[starts]
     peak = np.where(height > 0, samples.max(), -samples.min())
-    length = ends - starts
-    full = (np.abs(height) >= FULL_SCALE) & (length >= 2)
-    cut = (length >= LEAST_RUN) & (np.abs(height) >= NEAR_PEAK * peak)
-    cut &= _overshoot(samples, starts, ends) >= np.maximum(OVERSHOOT * np.abs(height), OVERSHOOT_STEPS * _finest(steps))
-    clipped = full | cut
+    overshoot, edge = _cut_off(samples, starts, ends)
+    level = np.abs(height)
+    least = FINEST_STEPS * _finest(steps)
+    clipped = (overshoot >= np.maximum(OVERSHOOT * level, least)) | (edge >= np.maximum(EDGE * level, least))
+    clipped &= (ends - starts >= LEAST_RUN) & (level >= NEAR_PEAK * peak)
     return starts[clipped], ends[clipped]
 
 
-def _overshoot(samples: NDArray[np.float32], starts: NDArray[np.intp], ends: NDArray[np.intp]) -> NDArray[np.floating]:
-    """How much higher the wave would have gone, by the slopes before and after; negative where it is no top."""
+def _cut_off(
+    samples: NDArray[np.float32], starts: NDArray[np.intp], ends: NDArray[np.intp]
+) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    """How much higher the wave would have gone by the slopes beside each run, and the lesser step at its ends.
+
+    Both are negative where the run is no top.
+    """
     last = len(samples) - 1
     sign = np.sign(samples[starts])
-    before = sign * (samples[np.maximum(starts - 1, 0)] - samples[np.maximum(starts - 2, 0)])
-    after = sign * (samples[np.minimum(ends, last)] - samples[np.minimum(ends + 1, last)])
-    slope: NDArray[np.floating] = np.minimum(before, after)
-    return slope * (ends - starts) / 4
+    before, after = samples[np.maximum(starts - 1, 0)], samples[np.minimum(ends, last)]
+    rise = sign * (before - samples[np.maximum(starts - 2, 0)])
+    fall = sign * (after - samples[np.minimum(ends + 1, last)])
+    edge: NDArray[np.floating] = sign * samples[starts] - np.maximum(sign * before, sign * after)
+    return np.minimum(rise, fall) * (ends - starts) / 4, edge
 
 
 def _finest(steps: NDArray[np.float32]) -> float:

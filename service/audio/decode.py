@@ -36,23 +36,25 @@ def open_recording(
         UnsupportedAudio: not audio, or a format that is not read here.
         TooLarge: more channels than allowed.
         BadAudio, EmptyAudio, TruncatedAudio: a rate that is not served, a broken header, no bytes, a header cut off.
+        Overloaded: too many recordings are being decoded in processes of their own.
     """
-    source = _open(memoryview(body).cast("B"), limits, raw)
+    warnings = Warnings()
+    source = _open(memoryview(body).cast("B"), limits, raw, warnings)
     try:
         _check_header(source.facts, limits)
     except BaseException:
         source.close()
         raise
-    return Recording(source, limits)
+    return Recording(source, limits, warnings)
 
 
 class Recording:
     """A recording whose samples can be read once. Close it, or use it as a context."""
 
-    def __init__(self, source: Source, limits: AudioLimits) -> None:
+    def __init__(self, source: Source, limits: AudioLimits, warnings: Warnings) -> None:
         self.facts = source.facts
         """As declared; `frames` is what was counted once the last block is out."""
-        self.warnings = Warnings()
+        self.warnings = warnings
         self._source = source
         self._limits = limits
         self._started = False
@@ -146,10 +148,12 @@ class Recording:
         return f"{frames / self.facts.sample_rate:.2f}"
 
 
-def _open(body: memoryview, limits: AudioLimits, raw: RawFormat | None) -> Source:
+def _open(body: memoryview, limits: AudioLimits, raw: RawFormat | None, warnings: Warnings) -> Source:
     if raw is not None:
         return PcmSource(body, raw_layout(body, raw), "raw")
     found = probe(body)
+    if found.remark:
+        warnings.add(found.remark)
     if found.decoder == "wav":
         return PcmSource(body, read_wav(body), "wav")
     rest = body[found.start_byte : found.end_byte]

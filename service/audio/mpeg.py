@@ -1,9 +1,9 @@
 """The frame headers of an MP3 file: where it begins, how many frames there are, and whether they follow without a gap.
 
 Two habits of the decoder make this necessary. It writes a line to the process's standard error for every frame that
-it does not like, so a file with a gap goes to the child process, where nobody listens to that. And where no tag names
-the length it guesses one from the first frame and stops there, which cuts a file of variable bit rate in half; so such
-a file gets a tag in front of it.
+it does not like, so a file with a gap goes to the child process, where nobody listens to that. (Damage within a frame
+does not show in the headers and is still complained of.) And where no tag names the length it guesses one from the
+first frame and stops there, which cuts a file of variable bit rate in half; so such a file gets a tag in front of it.
 """
 
 from __future__ import annotations
@@ -21,11 +21,9 @@ BIT_RATES_2 = (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
 RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
 TRAILERS = (b"TAG", b"APETAGEX", b"LYRICS", b"ID3")
 
-
 TAG_BIT_RATE = 8
 """112 or 64 kbit/s: a frame that surely has room for the tag."""
 LEAST_FRAME_BYTES = 24
-
 
 MAX_FRAMES = 2_000_000
 """Followed one by one: 13 hours. What is longer is treated as if it had a gap."""

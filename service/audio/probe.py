@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from service.audio.mpeg import walk_mp3
+from service.audio.ogg import walk_ogg
 from service.audio.riff import MAX_CHUNKS, is_wav
 from service.errors import EmptyAudio, TruncatedAudio, UnsupportedAudio
 
@@ -58,6 +59,8 @@ class Found:
     """What a decoder must read before the body."""
     tells_length: bool = True
     """Whether the length that a decoder finds is one."""
+    remark: str = ""
+    """A sentence for the caller."""
 
 
 def supported_formats() -> list[str]:
@@ -124,19 +127,13 @@ def _flac(_: memoryview) -> Found:
 
 
 def _ogg(body: memoryview) -> Found:
-    if len(body) < 64:
-        raise TruncatedAudio("The Ogg file ends within its header.")
-    first = bytes(body[27 + body[26] :][:8])
-    if first[:7] != b"\x01vorbis" and first != b"OpusHead":
+    walk = walk_ogg(body)
+    if walk.codec[:7] != b"\x01vorbis" and walk.codec != b"OpusHead":
         raise unsupported("An Ogg file is read here with Vorbis or Opus.")
-    return Found("ogg", "plain", is_cut=not _ogg_ends(body))
-
-
-def _ogg_ends(body: memoryview) -> bool:
-    """Whether the last page says that it is the last (bit 2 of its flags); pages are at most 65,307 bytes."""
-    tail = bytes(body[-65_536:])
-    page = tail.rfind(b"OggS")
-    return 0 <= page < len(tail) - 5 and bool(tail[page + 5] & 4)
+    remark = (
+        "The Ogg file holds several recordings one after another; only the first was read." if walk.is_chained else ""
+    )
+    return Found("ogg", "plain", is_cut=walk.is_cut, remark=remark)
 
 
 def _aiff(body: memoryview) -> Found:

@@ -48,7 +48,7 @@ def read_wav(body: memoryview) -> PcmLayout:
         BadAudio: the header contradicts itself.
     """
     fmt: _Fmt | None = None
-    long_data: int | None = None
+    long_data = 0
     at = 12
     for _ in range(MAX_CHUNKS):
         if at + 8 > len(body):
@@ -58,7 +58,8 @@ def read_wav(body: memoryview) -> PcmLayout:
         if name == b"data":
             if fmt is None:
                 raise BadAudio("The WAV file does not say what its samples are: it has no format before its data.")
-            return _layout(body, fmt, at, long_data if size == 0xFFFF_FFFF and long_data is not None else size)
+            is_long = size == 0xFFFF_FFFF and 0 < long_data < 1 << 63
+            return _layout(body, fmt, at, long_data if is_long else size, is_long)
         if name == b"fmt " and fmt is None:
             fmt = _read_fmt(body[at : at + size], size)
         elif name == b"ds64" and size >= 16 and at + 16 <= len(body):
@@ -92,11 +93,11 @@ def _read_fmt(chunk: memoryview, size: int) -> _Fmt:
     return _Fmt(encoding, rate, channels)
 
 
-def _layout(body: memoryview, fmt: _Fmt, start: int, declared: int) -> PcmLayout:
+def _layout(body: memoryview, fmt: _Fmt, start: int, declared: int, is_long: bool) -> PcmLayout:
     came = len(body) - start
     frame_bytes = BYTES[fmt.encoding] * fmt.channels
     finished = _u32(body, 4) + 8 in (len(body) - 1, len(body), len(body) + 1)
-    open_end = (declared == 0 and not finished) or (declared > came and declared >= OPEN_END)
+    open_end = (declared == 0 and not finished) or (declared > came and declared >= OPEN_END and not is_long)
     size = came if open_end else min(declared, came)
     promised = declared // frame_bytes if declared > came and not open_end else None
     return PcmLayout(

@@ -22,7 +22,8 @@ class Envelope:
         self._high = np.zeros(points, np.float32)
         self._filled = 0
         self._stretch = 1
-        self._rest = np.zeros((2, 0), np.float32)
+        self._begun: tuple[int, float, float] | None = None
+        """Frames, least and greatest of a stretch that is not complete."""
 
     @property
     def stretch_frames(self) -> int:
@@ -32,28 +33,47 @@ class Envelope:
     @property
     def low(self) -> NDArray[np.float32]:
         """The least sample over all channels of each stretch."""
-        return np.append(self._low[: self._filled], self._rest[0].min(keepdims=True) if self._rest.size else [])
+        return np.append(self._low[: self._filled], np.float32(self._begun[1]) if self._begun else self._low[:0])
 
     @property
     def high(self) -> NDArray[np.float32]:
         """The greatest sample over all channels of each stretch."""
-        return np.append(self._high[: self._filled], self._rest[1].max(keepdims=True) if self._rest.size else [])
+        return np.append(self._high[: self._filled], np.float32(self._begun[2]) if self._begun else self._high[:0])
 
     def push(self, block: Samples) -> None:
         """Take (channels, n) more."""
-        frames = np.concatenate([self._rest, np.stack([block.min(axis=0), block.max(axis=0)])], axis=1)
+        low, high = block.min(axis=0), block.max(axis=0)
         at = 0
-        while frames.shape[1] - at >= self._stretch:
+        while at < len(low):
+            if self._begun is None and len(low) - at >= self._stretch and self._filled < len(self._low):
+                at += self._add_whole(low[at:], high[at:])
+            else:
+                at += self._add_part(low[at:], high[at:])
+
+    def _add_whole(self, low: NDArray[np.float32], high: NDArray[np.float32]) -> int:
+        """As many complete stretches as come and have room; gives the frames taken."""
+        count = min(len(low) // self._stretch, len(self._low) - self._filled)
+        taken, room = count * self._stretch, slice(self._filled, self._filled + count)
+        self._low[room] = low[:taken].reshape(count, self._stretch).min(axis=1)
+        self._high[room] = high[:taken].reshape(count, self._stretch).max(axis=1)
+        self._filled += count
+        return taken
+
+    def _add_part(self, low: NDArray[np.float32], high: NDArray[np.float32]) -> int:
+        """Go on with the stretch that is begun, or begin one; gives the frames taken."""
+        frames, least, greatest = self._begun or (0, np.inf, -np.inf)
+        taken = min(self._stretch - frames, len(low))
+        frames += taken
+        least, greatest = min(least, float(low[:taken].min())), max(greatest, float(high[:taken].max()))
+        self._begun = frames, least, greatest
+        if frames == self._stretch:
             if self._filled == len(self._low):
-                self._fold()
-                continue
-            whole = min((frames.shape[1] - at) // self._stretch, len(self._low) - self._filled)
-            part = frames[:, at : at + whole * self._stretch].reshape(2, whole, self._stretch)
-            self._low[self._filled : self._filled + whole] = part[0].min(axis=1)
-            self._high[self._filled : self._filled + whole] = part[1].max(axis=1)
-            self._filled += whole
-            at += whole * self._stretch
-        self._rest = frames[:, at:].copy()
+                self._fold()  # and what was a whole stretch is half of one
+            else:
+                self._low[self._filled], self._high[self._filled] = least, greatest
+                self._filled += 1
+                self._begun = None
+        return taken
 
     def _fold(self) -> None:
         half = len(self._low) // 2

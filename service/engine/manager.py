@@ -21,7 +21,7 @@ from service.engine.lane import LaneKey
 from service.engine.loading import Loaded, load
 from service.engine.model import Model
 from service.engine.registry import Instance, Registry, Slot
-from service.engine.repository import BadModel, Catalogue, Entry, scan
+from service.engine.repository import BadModel, Catalogue, Entry, scan, split_id
 from service.engine.status import ModelStatus
 from service.engine.workers import Workers
 from service.errors import Draining, ModelUnavailable
@@ -151,8 +151,8 @@ class ModelManager:
             ModelUnavailable: the new one cannot be loaded; says why.
         """
         catalogue = await self._rescan()
-        bare, _, version = name.partition("@")
-        entry = catalogue.entries.get((bare, int(version) if version.isdecimal() else catalogue.serving.get(bare, 0)))
+        bare, version = split_id(name)
+        entry = catalogue.entries.get((bare, catalogue.serving.get(bare, -1) if version is None else version))
         if entry is None:
             with self._lock:
                 raise self._registry.unknown(f"There is no model {name!r}.")
@@ -164,7 +164,7 @@ class ModelManager:
                 raise _not_loaded(entry, reason)
             slot.entry, slot.held_off = entry, False
             self._publish(slot, loaded)
-            if not version:
+            if version is None:
                 self._serve(slot)
 
     async def drain(self, timeout_s: float) -> None:

@@ -38,7 +38,7 @@ class BadManifest(EarmarkError):
 
 
 class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
 
 def _inside(value: str) -> str:
@@ -96,6 +96,8 @@ class Window(_Table):
 
     @model_validator(mode="after")
     def _leaves_something(self) -> Window:
+        if self.min_s > self.max_s:
+            raise ValueError("min_s must not be above max_s, or no recording fits")
         if 2 * self.context_s >= self.max_s:
             raise ValueError("twice context_s must be below max_s, or nothing is left of a piece")
         return self
@@ -117,6 +119,12 @@ class Scale(_Table):
     max: float
     better: Literal["higher", "lower"] = "higher"
 
+    @model_validator(mode="after")
+    def _has_a_range(self) -> Scale:
+        if self.min >= self.max:
+            raise ValueError("min must be below max")
+        return self
+
 
 class LabelSpec(_Table):
     name: str
@@ -131,6 +139,12 @@ class Segmenting(_Table):
     off: Annotated[float, Field(ge=0, le=1)] = 0.3
     median_s: Annotated[float, Field(ge=0)] = 0.0
     min_s: Annotated[float, Field(ge=0)] = 0.1
+
+    @model_validator(mode="after")
+    def _starts_above_its_end(self) -> Segmenting:
+        if self.off > self.on:
+            raise ValueError("off must not be above on: a segment begins at on and ends below off")
+        return self
 
 
 class Golden(_Table):
@@ -201,13 +215,15 @@ def read_manifest(folder: Path) -> Manifest:
         BadManifest: it is missing, no TOML, or says something that cannot be.
     """
     path = folder / "model.toml"
+    # Name and version, not the whole path: callers of the service may read it.
+    where = "/".join(path.parts[-3:])
     try:
         tables = tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
-        raise BadManifest(f"{path}: cannot be read: {error.strerror}") from error
+        raise BadManifest(f"{where}: cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise BadManifest(f"{path}: not TOML: {error}") from error
-    return parse_manifest(tables, str(path))
+        raise BadManifest(f"{where}: not TOML: {error}") from error
+    return parse_manifest(tables, where)
 
 
 def parse_manifest(tables: dict[str, Any], where: str = "model.toml") -> Manifest:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from service.engine.loading import Loaded
 from service.engine.model import Model
-from service.engine.repository import Catalogue, Entry, default_names
+from service.engine.repository import Catalogue, Entry, default_names, split_id
 from service.engine.status import ModelStatus, State
 from service.errors import NotFound
 from service.values import TASKS, Task
@@ -92,9 +92,9 @@ class Registry:
         Raises:
             NotFound: there is none, or none for *task*; lists the names there are.
         """
-        bare, at, version = name.partition("@")
-        number = int(version) if version.isdecimal() else None if at else self.serving.get(bare)
-        slot = None if number is None else self.slots.get((bare, number))
+        bare, version = split_id(name)
+        number = self.serving.get(bare, -1) if version is None else version
+        slot = self.slots.get((bare, number))
         if slot is None:
             raise self.unknown(f"There is no model {name!r}.", task)
         if task and slot.task not in (task, None):

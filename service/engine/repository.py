@@ -85,6 +85,14 @@ def default_names(serving: Iterable[Entry]) -> dict[Task, str]:
     return {task: entry.name for task, (_, _, entry) in best.items()}
 
 
+def split_id(text: str) -> tuple[str, int | None]:
+    """Name and version of `name` or `name@version`: None where none is said, -1 where it cannot be one."""
+    name, at, version = text.partition("@")
+    if not at:
+        return name, None
+    return name, int(version) if version.isdecimal() and len(version) < 10 else -1
+
+
 def inside(folder: Path, path: str) -> Path:
     """The file *path* of a version's *folder*, links followed.
 
@@ -93,9 +101,9 @@ def inside(folder: Path, path: str) -> Path:
     """
     found = (folder / path).resolve()
     if not found.is_relative_to(folder.resolve()):
-        raise BadModel(f"{folder / path}: leads out of the model's folder; put the file itself there")
+        raise BadModel(f"{path}: leads out of the model's folder; put the file itself there")
     if not found.is_file():
-        raise BadModel(f"{folder / path}: no such file, though model.toml names it")
+        raise BadModel(f"{path}: no such file in the model's folder, though model.toml names it")
     return found
 
 
@@ -112,7 +120,7 @@ def verified(folder: Path, path: str, expected: str) -> Path:
     """
     found = inside(folder, path)
     if (got := sha256(found)) != expected:
-        raise BadModel(f"{found}: its sha256 is {got}, but model.toml says {expected}: it was changed or is broken")
+        raise BadModel(f"{path}: its sha256 is {got}, but model.toml says {expected}: it was changed or is broken")
     return found
 
 
@@ -128,12 +136,11 @@ def _entries(folder: Path, rank: int) -> Iterator[Entry]:
 def _read(folder: Path, name: str, version: int, repository: Path, rank: int) -> Entry:
     try:
         if not folder.resolve().is_relative_to(repository.resolve()):
-            raise BadManifest(f"{folder}: leads out of the folder of models")
+            raise BadManifest(f"{name}/{version}: leads out of the folder of models")
         manifest = read_manifest(folder)
         if (manifest.name, manifest.version) != (name, version):
-            raise BadManifest(
-                f"{folder / 'model.toml'}: says {manifest.id}, but the folder says {name}@{version}; they must agree"
-            )
+            where = f"{name}/{version}/model.toml"
+            raise BadManifest(f"{where}: says {manifest.id}, but its folders say {name}@{version}; they must agree")
     except BadManifest as error:
         logger.error("model not read: %s", error.detail, extra={"event": "model_unreadable", "folder": str(folder)})
         return Entry(name, version, folder, rank, None, error.detail)
@@ -141,13 +148,13 @@ def _read(folder: Path, name: str, version: int, repository: Path, rank: int) ->
 
 
 def _pin(text: str, entries: dict[tuple[str, int], Entry]) -> tuple[str, int]:
-    name, _, version = text.partition("@")
-    if not version.isdecimal():
+    name, version = split_id(text)
+    if version is None or version < 0:
         raise BadSettings(f"pin {text!r} is not name@version")
-    if (name, int(version)) not in entries:
+    if (name, version) not in entries:
         there = ", ".join(sorted(entry.id for entry in entries.values() if entry.name == name)) or "none of that name"
         raise BadSettings(f"pin {text}: no such version; there is {there}")
-    return name, int(version)
+    return name, version
 
 
 def _serving(entries: dict[tuple[str, int], Entry], pins: dict[str, int]) -> dict[str, int]:

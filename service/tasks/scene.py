@@ -23,7 +23,7 @@ from service.values import Arrays, AudioFacts, Label, OneChannel, Samples, Segme
 
 @dataclass(frozen=True, slots=True)
 class SceneAnswer:
-    """Labels above their thresholds, most probable first; segments by onset; frames (time, classes) of every label."""
+    """Labels above their thresholds, most probable first; their segments by onset; frames (time, classes) of all."""
 
     labels: list[Label]
     segments: list[Segment]
@@ -116,16 +116,18 @@ def conclude(
         warnings.append("the recording is digital silence: nothing is heard in it")
     else:
         clip = np.mean([listener.clip() for listener in listeners], axis=0)
+    duration_s = listeners[0].duration_s
     heard = [
         Label(label.name, float(clip[index]))
         for index, label in enumerate(manifest.labels)
         if clip[index] >= (label.threshold if threshold is None else threshold) and not levels.silent
     ]
     heard.sort(key=lambda label: (-label.probability, label.label))
-    duration_s = listeners[0].duration_s
+    said = {label.label for label in heard}
+    found = find_segments(frames, names, spec, manifest.segmenting, duration_s) if segments else []
     return SceneAnswer(
         labels=heard[:top],
-        segments=find_segments(frames, names, spec, manifest.segmenting, duration_s) if segments else [],
+        segments=[segment for segment in found if segment.label in said],
         names=names,
         frame_start_s=spec.offset_s,
         frame_step_s=spec.step_s,

@@ -18,16 +18,15 @@ PATIENCE_S = 5.0
 async def serving(app: ASGIApp, http: str = "httptools") -> AsyncIterator[int]:
     """The port of a server that runs *app* until the context is left."""
     config = uvicorn.Config(app, port=0, http=http, ws="none", lifespan="off", log_config=None, access_log=False)
+    config.load()
     server = uvicorn.Server(config)
-    task = asyncio.create_task(server.serve())
-    while not server.started:
-        assert not task.done(), "the server did not start"
-        await asyncio.sleep(0.001)
+    # `serve` would look only every tenth of a second whether it is to end.
+    server.lifespan = config.lifespan_class(config)
+    await server.startup()
     try:
         yield server.servers[0].sockets[0].getsockname()[1]
     finally:
-        server.should_exit = True
-        await task
+        await server.shutdown()
 
 
 @dataclass

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
@@ -66,74 +67,84 @@ def test_hostile_body_is_refused_with_a_problem(client: httpx.Client, case: Case
         assert leak not in answer.text
 
 
-def lines(*lines: str) -> bytes:
+def head(*lines: str) -> bytes:
     return "\r\n".join(["POST /quality HTTP/1.1", "Host: localhost", *lines, "", ""]).encode("latin-1")
 
 
 MISTIMED = {
-    "body that breaks off": lines("Content-Length: 1000") + GOOD_WAV[:500],
-    "body of which nothing comes": lines("Content-Length: 1000"),
-    "chunks that break off": lines("Transfer-Encoding: chunked") + b"ff\r\nabc",
-    "chunks without an end": lines("Transfer-Encoding: chunked") + b"3\r\nabc\r\n",
-    "form that breaks off": lines("Content-Length: 999", "Content-Type: multipart/form-data; boundary=x") + b"--x\r\n",
+    "body that breaks off": head("Content-Length: 1000") + GOOD_WAV[:500],
+    "body of which nothing comes": head("Content-Length: 1000"),
+    "chunks that break off": head("Transfer-Encoding: chunked") + b"ff\r\nabc",
+    "chunks without an end": head("Transfer-Encoding: chunked") + b"3\r\nabc\r\n",
+    "form that breaks off": head("Content-Length: 999", "Content-Type: multipart/form-data; boundary=x") + b"--x\r\n",
 }
 
 
-def exchange(server: Server, request: bytes, *, wait: bool) -> bytes:
+def opened(server: Server, request: bytes) -> socket.socket:
     url = httpx.URL(server.url)
-    with socket.create_connection((url.host, url.port or 80), timeout=30) as line:
-        line.sendall(request)
-        answer = b""
-        while wait and (piece := line.recv(65_536)):
-            answer += piece
+    line = socket.create_connection((url.host, url.port or 80), timeout=30)
+    line.sendall(request)
+    return line
+
+
+def heard(line: socket.socket) -> bytes:
+    """All that comes until the server closes."""
+    answer = b""
+    while piece := line.recv(65_536):
+        answer += piece
     return answer
 
 
-@pytest.mark.parametrize("request_bytes", MISTIMED.values(), ids=MISTIMED.keys())
-def test_body_that_never_ends_is_too_slow(server: Server, request_bytes: bytes) -> None:
-    answer = exchange(server, request_bytes, wait=True)
-    assert answer.startswith(b"HTTP/1.1 408 ")
-    assert b"/problems#slow-body" in answer
-    assert b"connection: close" in answer.lower()
+def exchange(server: Server, request: bytes) -> bytes:
+    with opened(server, request) as line:
+        return heard(line)
+
+
+def test_body_that_never_ends_is_too_slow(server: Server) -> None:
+    with ExitStack() as held:
+        lines = {name: held.enter_context(opened(server, request)) for name, request in MISTIMED.items()}
+        answers = {name: heard(line) for name, line in lines.items()}
+    for name, answer in answers.items():
+        assert answer.startswith(b"HTTP/1.1 408 "), name
+        assert b"/problems#slow-body" in answer, name
+        assert b"connection: close" in answer.lower(), name
 
 
 @pytest.mark.parametrize("request_bytes", MISTIMED.values(), ids=MISTIMED.keys())
 def test_client_that_goes_leaves_nothing_behind(server: Server, request_bytes: bytes) -> None:
-    exchange(server, request_bytes, wait=False)
+    opened(server, request_bytes).close()
     for _ in eventually("the request is over"):
         if server.metric("earmark_requests_in_flight") == 1:  # the question itself
             break
 
 
 NO_HTTP = {
-    "two lengths": lines("Content-Length: 3", "Content-Length: 4") + b"abcd",
-    "length and chunks": lines("Content-Length: 3", "Transfer-Encoding: chunked") + b"3\r\nabc\r\n0\r\n\r\n",
-    "negative length": lines("Content-Length: -3") + b"abc",
-    "length that is no number": lines("Content-Length: three") + b"abc",
-    "length beyond all numbers": lines("Content-Length: " + "9" * 40) + b"abc",
-    "chunk of no size": lines("Transfer-Encoding: chunked") + b"rubbish\r\nabc\r\n0\r\n\r\n",
-    "chunk of negative size": lines("Transfer-Encoding: chunked") + b"-3\r\nabc\r\n0\r\n\r\n",
-    "header without a colon": lines("rubbish") + b"abc",
-    "zero in a header": lines("X: a\0b") + b"abc",
+    "two lengths": head("Content-Length: 3", "Content-Length: 4") + b"abcd",
+    "length and chunks": head("Content-Length: 3", "Transfer-Encoding: chunked") + b"3\r\nabc\r\n0\r\n\r\n",
+    "negative length": head("Content-Length: -3") + b"abc",
+    "length that is no number": head("Content-Length: three") + b"abc",
+    "length beyond all numbers": head("Content-Length: " + "9" * 40) + b"abc",
+    "chunk of no size": head("Transfer-Encoding: chunked") + b"rubbish\r\nabc\r\n0\r\n\r\n",
+    "chunk of negative size": head("Transfer-Encoding: chunked") + b"-3\r\nabc\r\n0\r\n\r\n",
+    "header without a colon": head("rubbish") + b"abc",
+    "zero in a header": head("X: a\0b") + b"abc",
     "bare body": GOOD_WAV,
     "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500),
 }
 
 
 @pytest.mark.parametrize("request_bytes", NO_HTTP.values(), ids=NO_HTTP.keys())
-def test_what_is_no_http_is_refused_by_the_server_in_front(server: Server, request_bytes: bytes) -> None:
-    assert exchange(server, request_bytes, wait=True).startswith(b"HTTP/1.1 400 ")
+def test_what_is_no_proper_http_is_refused_and_the_connection_closed(server: Server, request_bytes: bytes) -> None:
+    assert exchange(server, request_bytes).startswith(b"HTTP/1.1 400 ")
 
 
 def test_length_beyond_the_limit_is_refused_before_the_body_is_sent(server: Server) -> None:
-    answer = exchange(server, lines("Content-Length: 99999999999", "Expect: 100-continue"), wait=True)
+    answer = exchange(server, head("Content-Length: 99999999999", "Expect: 100-continue"))
     assert answer.startswith(b"HTTP/1.1 413 ")
     assert b"max_body_bytes" in answer
 
 
 def test_after_all_of_them_memory_is_as_before_and_the_service_answers(server: Server, client: httpx.Client) -> None:
-    for case in CASES:
-        sent(client, case)
     before = server.rss_bytes()
     for case in CASES:
         sent(client, case)

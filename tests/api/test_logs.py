@@ -34,6 +34,21 @@ def test_json_line(stream: io.StringIO) -> None:
     assert line == {"level": "info", "logger": "earmark.x", "message": "heard 3 s", "model": "m@1", "odd": "{1}"}
 
 
+def test_extra_is_shown_whichever_way_it_is_given(stream: io.StringIO) -> None:
+    configure_logging("info", "json", stream)
+    extra = {"model": "m@1", "before": None, "websocket": object(), "color_message": "\x1b", "fields": {"name": "x"}}
+    logging.getLogger("x").info("swapped", extra=extra)
+    line = json.loads(stream.getvalue())
+    assert set(line) == {"time", "level", "logger", "message", "model", "before", "name"}
+
+
+def test_fields_cannot_replace_what_every_line_has(stream: io.StringIO) -> None:
+    configure_logging("info", "json", stream)
+    logging.getLogger("x").info("heard", extra={"fields": {"message": "forged", "level": "debug"}})
+    line = json.loads(stream.getvalue())
+    assert (line["message"], line["level"]) == ("heard", "info")
+
+
 def test_every_line_of_a_request_has_its_id(stream: io.StringIO) -> None:
     configure_logging("info", "json", stream)
     token = request_id.set("id-1")

@@ -135,7 +135,7 @@ NASTY = st.sampled_from(
 BODIES = st.lists(NASTY | st.binary(max_size=6), max_size=8).map(b"".join)
 
 
-@settings(max_examples=200)
+@settings(max_examples=80)
 @given(st.lists(BODIES, min_size=1, max_size=4), st.lists(st.integers(0, 10_000), max_size=12))
 def test_well_formed_or_nearly_so_is_read_the_same_however_it_is_cut(bodies: list[bytes], places: list[int]) -> None:
     whole = form(part(body) for body in bodies)
@@ -146,7 +146,7 @@ def test_well_formed_or_nearly_so_is_read_the_same_however_it_is_cut(bodies: lis
         assert expected == [("a.wav", "", body) for body in bodies]
 
 
-@settings(max_examples=300)
+@settings(max_examples=120)
 @given(
     st.lists(st.tuples(st.integers(0, 400), st.integers(0, 4), NASTY | st.binary(max_size=3)), max_size=4),
     st.lists(st.integers(0, 10_000), max_size=12),

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import httpx
 import pytest
 from fastapi import APIRouter, FastAPI, Query
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -25,6 +25,7 @@ from service.api.problems import (
     Problem,
     install,
     kind_of,
+    logged_problem,
     problem_document,
     problem_page,
     problem_response,
@@ -119,6 +120,7 @@ JSON_LIKE = st.recursive(
 )
 
 
+@settings(max_examples=50)
 @given(st.text(), JSON_LIKE)
 def test_whatever_is_in_extra_is_strict_json(detail: str, value: object) -> None:
     body = bytes(problem_response(TooLarge(detail, got=value), "id").body)
@@ -237,6 +239,16 @@ async def test_wrong_parameter_is_named_with_what_came_and_what_is_allowed(
     for piece in said:
         assert piece in answer.json()["detail"]
     assert len(answer.content) < 1000
+
+
+@pytest.mark.parametrize(("error", "logged"), [(ModelFault("bad node"), True), (Overloaded("full"), False)])
+def test_problem_within_an_answer_is_logged_if_it_hides_something(
+    caplog: pytest.LogCaptureFixture, error: EarmarkError, logged: bool
+) -> None:
+    with caplog.at_level(logging.ERROR):
+        document = logged_problem(error, "id-1")
+    assert document["request_id"] == "id-1"
+    assert ["bad node" in record.message for record in caplog.records] == [True] * logged
 
 
 async def test_bug_is_logged_with_its_traceback_and_hidden(

@@ -181,6 +181,11 @@ async def test_length_must_be_a_number(announced: str) -> None:
     assert len(caught.value.detail) < 200
 
 
+async def test_length_and_chunks_at_once_are_refused() -> None:
+    with pytest.raises(BrokenBody, match="not both"):
+        await taken(b"abc", content_length="3", transfer_encoding="chunked")
+
+
 @pytest.mark.parametrize("announced", ["2", "4"])
 @pytest.mark.parametrize("pieces", [(b"abc",), (b"a", b"b", b"c")])
 async def test_length_that_lies_is_broken(announced: str, pieces: tuple[bytes, ...]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+from functools import cache
 
 import numpy as np
 import soundfile
@@ -16,19 +17,26 @@ from service.values import AudioLimits, Samples
 LIMITS = AudioLimits()
 
 
+@cache
 def speech(seconds: float, rate: int = 16_000, seed: int = 0, pitch_hz: float = 120.0, steady: bool = False) -> Samples:
-    """Voiced syllables, hisses between them and a faint floor, at -20 dBFS, (1, frames). Up to half the rate or 8 kHz."""
+    """Voiced syllables, hisses between them, a faint floor; -20 dBFS, up to half the rate or 8 kHz; (1, frames)."""
     rng = np.random.default_rng(seed)
     time = np.arange(round(seconds * rate)) / rate
-    wander = 0.0 if steady else 0.08 * np.sin(2 * np.pi * 2.3 * time + seed) + 0.05 * np.sin(2 * np.pi * 0.7 * time)
-    phase = 2 * np.pi * np.cumsum(pitch_hz * (1 + wander)) / rate
+    wander = 0.08 * np.sin(2 * np.pi * 2.3 * time + seed) + 0.05 * np.sin(2 * np.pi * 0.7 * time)
+    phase = 2 * np.pi * np.cumsum(pitch_hz * (1 + (0 if steady else 1) * wander)) / rate
     count = int(min(0.95 * rate / 2, 8000) / (1.15 * pitch_hz))
-    voice = sum(np.sin(k * phase + rng.uniform(0, 6)) / k for k in range(1, count))
+    turn = np.exp(1j * phase).astype(np.complex64)
+    harmonic, voice = np.ones_like(turn), np.zeros(time.size)
+    for k in range(1, count):
+        harmonic *= turn
+        voice += (harmonic * np.exp(1j * rng.uniform(0, 6)) / k).imag
     syllables = np.sin(2 * np.pi * 3.1 * time)
     hiss = 0.3 * rng.standard_normal(time.size) * np.clip(-syllables - 0.6, 0, None)
     mixed = voice * np.clip(syllables + 0.3, 0, None) ** 2 + hiss
     mixed *= 0.1 / np.sqrt(np.mean(mixed**2))
-    return (mixed + 1e-4 * rng.standard_normal(time.size)).astype(np.float32)[None]
+    samples = (mixed + 1e-4 * rng.standard_normal(time.size)).astype(np.float32)[None]
+    samples.flags.writeable = False  # it is made once: copy it to change it
+    return samples
 
 
 def syllable(number: int) -> float:

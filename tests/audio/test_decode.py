@@ -242,6 +242,16 @@ def test_an_id3_tag_before_flac_is_skipped() -> None:
     assert recording.facts.format == "flac"
 
 
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+def test_recordings_put_together_in_one_ogg_file_are_not_silently_lost(subtype: str) -> None:
+    one, two = (encoded("OGG", subtype, tone(seconds, 16_000), 16_000) for seconds in (1, 2))
+
+    got, recording = heard(one + two)
+
+    assert got.shape == (1, 16_000)
+    assert "only the first" in recording.warnings.sentences[0]
+
+
 def test_memory_does_not_grow_with_the_length(peak_bytes) -> None:  # type: ignore[no-untyped-def]
     minute = pcm16(tone(60, 16_000))
     short, long = wav(minute), wav(minute * 10)

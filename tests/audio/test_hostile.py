@@ -1,4 +1,4 @@
-"""Whatever the bytes: only our own errors come out, memory is bounded, and no NaN and no oversized block gets through."""
+"""Whatever the bytes: only our own errors come out, memory is bounded, no NaN and no oversized block gets through."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from service.audio.decode import open_recording
 from service.audio.raw import RawFormat
 from service.audio.source import BLOCK_FRAMES
-from service.errors import BadAudio, BadRequest, EarmarkError, InternalFault, TooLarge
+from service.errors import BadAudio, BadRequest, EarmarkError, TooLarge
 from service.values import AudioLimits
 from tests.audio.made import chunk, encoded, pcm16, speech, tone, wav
 
@@ -20,6 +20,8 @@ FUZZ_S = float(os.environ.get("FUZZ_S", "3"))
 """Seconds of mutation in every run; more by the variable."""
 
 LIMITS = AudioLimits(max_duration_s=20, max_samples=2_000_000, child_memory_bytes=1 << 29, child_cpu_s=5)
+
+ONES = 0xFFFFFFFF
 
 SPEECH = speech(0.7, 16_000)
 STEREO = tone(0.7, 16_000, 2)
@@ -54,11 +56,12 @@ def survive(body: bytes, raw: RawFormat | None = None) -> None:
                 count += block.size
             assert 0 < count <= LIMITS.max_samples
             assert recording.facts.frames == count // recording.facts.channels
-    except EarmarkError as error:
-        assert isinstance(error, BadAudio | BadRequest | TooLarge)
-        assert not isinstance(error, InternalFault)
-        assert "libsndfile" not in error.detail.lower()
-        assert "0x" not in error.detail
+    except (BadAudio, BadRequest, TooLarge) as error:
+        refused = error.detail.lower()
+    else:
+        refused = ""
+    assert "libsndfile" not in refused
+    assert "0x" not in refused
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -153,11 +156,11 @@ def flac_with(rate: int, channels: int, frames: int) -> bytes:
         pytest.param(wav(bytes(100), bits=0), id="WAV of 0 bit"),
         pytest.param(wav(bytes(100), bits=0xFFFF), id="WAV of 65535 bit"),
         pytest.param(b"RIFF" + bytes(4) + b"WAVE" + chunk(b"fmt ", b""), id="WAV with an empty format"),
-        pytest.param(b"RF64" + bytes(4) + b"WAVE" + chunk(b"ds64", bytes(8)) + chunk(b"data", b""), id="RF64 cut short"),
+        pytest.param(b"RF64" + bytes(4) + b"WAVE" + chunk(b"ds64", bytes(8)) + chunk(b"data", b""), id="RF64 cut"),
         pytest.param(wav(wav(wav(bytes(50)))), id="WAV in WAV in WAV"),
-        pytest.param(b".snd" + struct.pack(">IIIII", 0xFFFFFFFF, 0, 3, 16_000, 1), id="AU that starts beyond its end"),
-        pytest.param(b".snd" + struct.pack(">IIIII", 24, 0xFFFFFFFF, 3, 0xFFFFFFFF, 0xFFFFFFFF) + bytes(50), id="AU of all ones"),
-        pytest.param(b"caff\0\1\0\0desc" + struct.pack(">q", 32) + struct.pack(">d", float("nan")) + b"lpcm" + bytes(40), id="CAF of NaN Hz"),
+        pytest.param(b".snd" + struct.pack(">IIIII", ONES, 0, 3, 16_000, 1), id="AU that starts beyond its end"),
+        pytest.param(b".snd" + struct.pack(">IIIII", 24, ONES, 3, ONES, ONES) + bytes(50), id="AU of all ones"),
+        pytest.param(b"caff\0\1\0\0desc" + struct.pack(">qd", 32, np.nan) + b"lpcm" + bytes(40), id="CAF of NaN Hz"),
         pytest.param(b"OggS" + bytes(200), id="Ogg of zeros"),
         pytest.param(b"OggS\0\2" + bytes(20) + b"\1\x1e\x01vorbis" + bytes(100), id="Vorbis without its tables"),
         pytest.param(b"OggS\0\2" + bytes(20) + b"\1\x13OpusHead" + bytes(100), id="Opus of 0 channels"),

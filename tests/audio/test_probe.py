@@ -45,9 +45,12 @@ def test_a_format_goes_to_its_decoder(kind: str, subtype: str, name: str, decode
 
 @pytest.mark.parametrize(
     ("kind", "subtype"),
-    [("AIFF", "IMA_ADPCM"), ("AIFF", "GSM610"), ("AU", "G721_32"), ("SVX", "PCM_16"), ("NIST", "PCM_16"), ("VOC", "PCM_16"),
-     ("IRCAM", "PCM_16"), ("PVF", "PCM_16"), ("XI", "DPCM_16"), ("SDS", "PCM_16"), ("MAT5", "PCM_16"), ("HTK", "PCM_16"),
-     ("PAF", "PCM_16"), ("AVR", "PCM_16"), ("WVE", "ALAW"), ("MPC2K", "PCM_16")],
+    [
+        ("AIFF", "IMA_ADPCM"), ("AIFF", "GSM610"), ("AU", "G721_32"), ("SVX", "PCM_16"), ("NIST", "PCM_16"),
+        ("VOC", "PCM_16"), ("IRCAM", "PCM_16"), ("PVF", "PCM_16"), ("XI", "DPCM_16"), ("SDS", "PCM_16"),
+        ("MAT5", "PCM_16"), ("HTK", "PCM_16"), ("PAF", "PCM_16"), ("AVR", "PCM_16"), ("WVE", "ALAW"),
+        ("MPC2K", "PCM_16"),
+    ],
 )  # fmt: skip
 def test_what_libsndfile_could_read_but_is_not_on_the_list_is_refused(kind: str, subtype: str) -> None:
     rate = 8000 if kind == "WVE" else 16_000

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -63,10 +65,8 @@ def test_malformed_parameters_are_refused_with_the_right_ones(media_type: str, p
 @given(st.text(max_size=60))
 def test_nothing_but_a_bad_request_comes_of_any_text(text: str) -> None:
     for content_type in (text, f"audio/L16;{text}", f"audio/pcm; rate=16000; {text}"):
-        try:
+        with suppress(BadRequest):
             parse_raw_type(content_type)
-        except BadRequest:
-            pass
 
 
 @pytest.mark.parametrize(

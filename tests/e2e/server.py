@@ -54,6 +54,10 @@ class Server:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Kill it, if it still runs; its log is gone then."""
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()

@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from service.engine.batcher import Batcher
 from service.engine.cost import CostModel
-from service.engine.lane import Batch, Job, LaneKey, LanePolicy, Mode, area
+from service.engine.lane import REGROW, Batch, Job, LaneKey, LanePolicy, Mode, area
 from service.errors import DeadlinePassed, Draining, ModelUnavailable, Overloaded
 
 WORKERS = 3
@@ -55,6 +55,8 @@ class Engine(RuleBasedStateMachine):
         self.running: list[Batch[Sent]] = []
         self.sent: list[Sent] = []
         self.costs = {key: pays() for key in LANES}
+        self.room_s = {key: policy.max_area_s for key, policy in LANES.items()}
+        """At most what memory was seen to allow."""
         for key, policy in LANES.items():
             self.batcher.open_lane(key, policy, self.costs[key])
 
@@ -116,6 +118,7 @@ class Engine(RuleBasedStateMachine):
             self._settle(batch, failed)
         else:
             self.batcher.done(batch, seconds)
+            self.room_s[batch.lane] = min(self.room_s[batch.lane] * REGROW, LANES[batch.lane].max_area_s)
             self._settle(batch, batch.jobs, "done")
 
     @precondition(lambda self: self.running)
@@ -123,6 +126,7 @@ class Engine(RuleBasedStateMachine):
     def run_out_of_memory(self, data: st.DataObject) -> None:
         batch = self._one_running(data)
         failed = self.batcher.failed(batch, out_of_memory=True)
+        self.room_s[batch.lane] = min(self.room_s[batch.lane], batch.area_s / 2)
         assert failed == (batch.jobs if len(batch.jobs) == 1 else [])
         self._settle(batch, failed)
 
@@ -144,6 +148,7 @@ class Engine(RuleBasedStateMachine):
         with pytest.raises(ModelUnavailable):
             self.batcher.submit(lane, 1.0, None, Sent(False), self.now)
         self.batcher.open_lane(lane, LANES[lane], self.costs[lane])
+        self.room_s[lane] = LANES[lane].max_area_s
 
     @invariant()
     def sums_are_exact(self) -> None:
@@ -188,7 +193,7 @@ class Engine(RuleBasedStateMachine):
         assert jobs == sorted(jobs, key=lambda job: job.seq)
         assert all(job.deadline > self.now for job in jobs)
         assert len(jobs) <= policy.max_items
-        assert len(jobs) == 1 or area(jobs) <= policy.max_area_s
+        assert len(jobs) == 1 or area(jobs) <= self.room_s[batch.lane]
         if policy.mode == "alone":
             assert len(jobs) == 1
         if policy.mode == "equal":
@@ -326,6 +331,27 @@ def test_cold_burst_is_not_refused_while_its_wait_fits() -> None:
     assert batcher.queued(key)[0] == 500
 
 
+def test_lane_opens_once() -> None:
+    batcher: Batcher[int] = Batcher(1, 1.0)
+    lane(batcher)
+
+    with pytest.raises(ValueError, match="open"):
+        lane(batcher)
+
+
+def test_batch_that_fails_after_its_lane_closed_ends() -> None:
+    """There is no queue to go back to."""
+    batcher: Batcher[int] = Batcher(1, 1e9)
+    key = lane(batcher)
+    for i in range(3):
+        batcher.submit(key, 1.0, None, i, 0.0)
+    batch, _ = batcher.next_batch(0.0, 1)
+    assert batch is not None
+    batcher.close_lane(key)
+
+    assert batcher.failed(batch) == batch.jobs
+
+
 def test_draining_admits_nothing_and_answers_what_waits() -> None:
     batcher: Batcher[int] = Batcher(1, 1.0)
     key = lane(batcher)
@@ -383,6 +409,80 @@ def test_lanes_with_work_get_equal_time(mine: list[float], theirs: list[float]) 
         served[batch.lane] += batch.expected_s
         largest = max(largest, batch.expected_s)
         assert abs(served[keys[0]] - served[keys[1]]) <= largest + 1e-9
+
+
+def failed_batch(batcher: Batcher[int], key: LaneKey, deadlines: list[float | None]) -> list[Job[int]]:
+    """Submit jobs that share a batch, run it, let it fail; the jobs."""
+    for i, deadline in enumerate(deadlines):
+        batcher.submit(key, 1.0, deadline, i, 0.0)
+    batch, _ = batcher.next_batch(0.0, 1)
+    assert batch is not None
+    assert len(batch.jobs) == len(deadlines)
+    assert batcher.failed(batch) == []
+    return batch.jobs
+
+
+def test_deadline_holds_for_what_is_tried_again() -> None:
+    batcher: Batcher[int] = Batcher(1, 1e9)
+    key = lane(batcher)
+    jobs = failed_batch(batcher, key, [None, 5.0, None, None])
+
+    batch, late = batcher.next_batch(6.0, 1)
+
+    assert late == [jobs[1]]
+    assert batch is not None
+    assert batch.jobs == [jobs[0]]
+
+
+def test_abandoned_job_is_not_tried_again() -> None:
+    """Who has gone while the batch ran is not computed a second time."""
+    batcher: Batcher[int] = Batcher(1, 1e9)
+    key = lane(batcher)
+    for i in range(4):
+        batcher.submit(key, 1.0, None, i, 0.0)
+    batch, _ = batcher.next_batch(0.0, 1)
+    assert batch is not None
+    batcher.cancel(batch.jobs[1])
+    batcher.cancel(batch.jobs[2])
+    batcher.cancel(batch.jobs[3])
+
+    batcher.failed(batch)
+
+    assert form(batcher) == [0]
+    assert batcher.next_batch(0.0, 1) == (None, [])
+
+
+def test_three_that_did_not_fit_come_back_in_parts_that_may() -> None:
+    """Half of three is two, which is more than half the memory: they run one by one."""
+    batcher: Batcher[int] = Batcher(1, 1e9)
+    key = lane(batcher)
+    for i in range(3):
+        batcher.submit(key, 1.0, None, i, 0.0)
+    batch, _ = batcher.next_batch(0.0, 1)
+    assert batch is not None
+    batcher.failed(batch, out_of_memory=True)
+
+    assert [form(batcher) for _ in range(3)] == [[0], [1], [2]]
+
+
+def test_predictions_learn_from_what_runs_take() -> None:
+    """On a machine that is twice as slow as measured, waiting times double."""
+    batcher: Batcher[int] = Batcher(1, 1e9)
+    key = lane(batcher)
+
+    def waiting_s() -> float:
+        batcher.submit(key, 5.0, None, 0, 0.0)
+        seconds = batcher.wait_s(0.0)
+        batch, _ = batcher.next_batch(0.0, 1)
+        assert batch is not None
+        batcher.done(batch, 2 * batch.predicted_s)
+        return seconds
+
+    at_first = waiting_s()
+    for _ in range(200):
+        later = waiting_s()
+
+    assert later == pytest.approx(2 * at_first, rel=0.01)
 
 
 def test_lane_that_slept_does_not_get_its_past_back() -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from service.backends.base import BackendError
 from service.engine.lane import LaneKey
 from service.errors import DeadlinePassed, Draining, ModelFault, ModelUnavailable, OutOfMemory, Overloaded
 from service.values import Arrays
@@ -115,6 +117,42 @@ async def test_poison_fails_alone(bench: Bench, bad: int) -> None:
             np.testing.assert_array_equal(task.result()["enhanced"], waveforms[i] * np.float32(0.5))
     assert bench.count("failed") == 1
     assert bench.metrics.batches_split.labels(LANE.model, "fault")._value.get() == 2
+
+
+async def test_halves_of_a_failed_batch_run_side_by_side() -> None:
+    """The worker that saw the failure takes one half and wakes an idle one for the other."""
+    bench = Bench(workers=2)
+    halves, inside, go, gone = threading.Barrier(2), threading.Event(), threading.Event(), threading.Event()
+
+    def hold() -> None:
+        inside.set()
+        go.wait(10)
+        gone.set()
+
+    def fail_together(inputs: Arrays) -> None:
+        if len(inputs["lengths"]) == 4:
+            go.set()
+            gone.wait(5)
+            time.sleep(0.02)  # for the other worker to fall asleep
+            raise BackendError("too much at once")
+        if len(inputs["lengths"]) == 2:
+            halves.wait(5)
+
+    held = asyncio.create_task(bench.workers.call(hold))
+    assert await asyncio.to_thread(inside.wait, 5)
+    first = await blocked_worker(bench)
+    bench.backend.on_run = fail_together
+    tasks = [asyncio.create_task(bench.dispatcher.run(LANE, ramp(100), None)) for _ in range(4)]
+    await asyncio.sleep(0)
+    bench.release()
+    await settled([first, *tasks])
+    await held
+
+    assert [len(batch) for batch in bench.backend.batches] == [1, 4, 2, 2]
+    assert all(task.exception() is None for task in tasks)
+    assert not halves.broken
+    bench.dispatcher.detach()
+    bench.workers.stop()
 
 
 async def test_answer_that_is_no_number_fails_alone(bench: Bench) -> None:
@@ -314,12 +352,12 @@ async def test_gauges_return_to_nothing(bench: Bench) -> None:
     first = await blocked_worker(bench)
     tasks = [asyncio.create_task(bench.dispatcher.run(LANE, ramp(100 + i), None)) for i in range(5)]
     await asyncio.sleep(0)
-    assert bench.metrics.queue_items.labels(LANE.model)._value.get() == 5
-    assert bench.metrics.queue_seconds.labels(LANE.model)._value.get() > 0
+    assert bench.queued("items") == 5
+    assert bench.queued("seconds") > 0
 
     tasks[0].cancel()
     bench.release()
     await settled([first, *tasks])
 
-    assert bench.metrics.queue_items.labels(LANE.model)._value.get() == 0
-    assert bench.metrics.queue_seconds.labels(LANE.model)._value.get() == 0
+    assert bench.queued("items") == 0
+    assert bench.queued("seconds") == 0

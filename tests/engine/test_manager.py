@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -11,8 +12,11 @@ import numpy as np
 import pytest
 import pytest_asyncio
 
+from service.backends.base import BackendError, Device
 from service.clock import MonotonicClock
+from service.engine.loading import Loaded, load
 from service.engine.manager import ModelManager, ModelStatus
+from service.engine.manifest import Manifest
 from service.engine.workers import Workers
 from service.errors import Draining, EmptyAudio, InternalFault, ModelUnavailable, NotFound
 from service.metrics import Metrics
@@ -63,6 +67,8 @@ async def test_defaults_serve_after_start(tmp_path: Path, make: Make) -> None:
     assert (status.task, status.default, status.serving, status.backend) == ("scene", True, True, "onnx")
     assert (status.provider, status.precision, status.batching) == ("CPUExecutionProvider", "fp32", "padded")
     assert status.card() == "# tiny-scene\n\nA model for tests.\n"
+    (tmp_path / "tiny-scene" / "1" / "CARD.md").unlink()
+    assert status.card() is None
 
 
 async def test_jobs_of_all_lengths_get_their_own_answers(tmp_path: Path, make: Make) -> None:
@@ -124,7 +130,11 @@ async def test_names_and_versions_are_found(tmp_path: Path, make: Make) -> None:
         assert model.manifest.version == 2
 
 
-@pytest.mark.parametrize("name", ["nobody", "tiny-scene@9", "tiny-scene@x", "tiny-scene@", "@1", "tiny-quality"])
+@pytest.mark.parametrize(
+    "name",
+    ["nobody", "tiny-scene@9", "tiny-scene@x", "tiny-scene@", "@1", f"tiny-scene@{'9' * 5000}", "tiny-quality"],
+    ids=lambda name: name[:20],
+)
 async def test_unknown_names_are_answered_with_those_there_are(tmp_path: Path, make: Make, name: str) -> None:
     """Also a model of another task is no model for this one."""
     manager = make(make_repository(tmp_path))
@@ -176,6 +186,48 @@ async def test_broken_models_do_not_stop_the_others(tmp_path: Path, make: Make) 
             pass
         with pytest.raises(ModelUnavailable, match="cannot be loaded"):
             await manager.load(name)
+
+
+async def test_load_that_breaks_unforeseen_is_that_models_failure(
+    tmp_path: Path, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_model(tmp_path, "enhance")
+    manager = make(tmp_path)
+
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr("service.engine.manager.load", broken)
+    await manager.start()
+
+    status = status_of(manager, "tiny-enhance")
+    assert (status.state, status.reason) == ("failed", "ZeroDivisionError: a bug")
+
+
+async def test_model_unloaded_while_it_loads_is_not_published(
+    tmp_path: Path, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_model(tmp_path, "enhance")
+    manager = make(tmp_path)
+    built: list[Loaded] = []
+    inside, go = threading.Event(), threading.Event()
+
+    def slow(folder: Path, manifest: Manifest, device: Device) -> Loaded:
+        inside.set()
+        go.wait(10)
+        built.append(load(folder, manifest, device))
+        return built[0]
+
+    monkeypatch.setattr("service.engine.manager.load", slow)
+    starting = asyncio.create_task(manager.start())
+    assert await asyncio.to_thread(inside.wait, 5)
+    await manager.unload("tiny-enhance")
+    go.set()
+    await starting
+
+    assert states(manager) == {"tiny-enhance@1": "unloaded"}
+    with pytest.raises(BackendError, match="closed"):
+        built[0].backend.run({})
 
 
 async def test_broken_default_is_not_ready(tmp_path: Path, make: Make) -> None:
@@ -298,8 +350,9 @@ async def test_new_model_is_found_by_load(tmp_path: Path, make: Make) -> None:
     await manager.start()
     make_model(tmp_path, "scene", "later")
 
-    with pytest.raises(NotFound):
-        await manager.load("never")
+    for find in (manager.load, manager.reload):
+        with pytest.raises(NotFound):
+            await find("never")
     await manager.load("later")
 
     with manager.lease("scene", "later"):

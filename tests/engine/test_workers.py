@@ -154,13 +154,13 @@ async def test_run_that_does_not_come_back_is_written_off(
     workers: Workers, clock: ManualClock, metrics: Metrics
 ) -> None:
     """Its source is told, another worker takes the seat, and its late return changes nothing."""
-    go, late = threading.Event(), threading.Event()
-    inside = threading.Event()
+    go, inside = threading.Event(), threading.Event()
+    seats: list[threading.Thread] = []
 
     def hang() -> None:
+        seats.append(threading.current_thread())
         inside.set()
         go.wait(10)
-        late.set()
 
     batches = Batches(hang)
     workers.attach(batches)
@@ -174,9 +174,11 @@ async def test_run_that_does_not_come_back_is_written_off(
     assert metrics.workers_lost._value.get() == 1
     assert await asyncio.wait_for(workers.call(lambda: 5), 5) == 5
     go.set()
-    assert await asyncio.to_thread(late.wait, 5)
-    assert await asyncio.wait_for(workers.call(lambda: 6), 5) == 6
-    assert workers.count == 1
+    await asyncio.to_thread(seats[0].join, 5)
+    assert not seats[0].is_alive(), "the pool has a worker too many"
+    assert await asyncio.wait_for(workers.call(threading.current_thread), 5) is not seats[0]
+    workers.stop()
+    assert metrics.workers_busy._value.get() == 0
 
 
 async def test_call_that_does_not_come_back_fails(workers: Workers, clock: ManualClock) -> None:

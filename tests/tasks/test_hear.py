@@ -168,6 +168,15 @@ async def test_silence_is_named_and_not_scored(bench: Workbench) -> None:
     assert "silence" in scene.warnings[0]
 
 
+async def test_only_what_is_said_of_the_whole_has_segments(bench: Workbench) -> None:
+    all_said = (await report(bench, speechlike(3), Wishes(scene=SceneWish(threshold=0.0)))).scene[0]
+    none_said = (await report(bench, speechlike(3), Wishes(scene=SceneWish(threshold=1.0)))).scene[0]
+
+    assert all_said.segments
+    assert none_said.labels == []
+    assert none_said.segments == []
+
+
 async def test_too_short_says_how_long_it_must_be(bench: Workbench) -> None:
     with pytest.raises(TooShort) as caught:
         await report(bench, speechlike(0.05), Wishes(quality=QualityWish()))

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import soundfile
 
+pytest.importorskip("tqdm")
+
 from training.corpus import BadCorpus, open_sounds, read_corpus
 
 HEADER = (

@@ -10,6 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+pytest.importorskip("scipy")
+pytest.importorskip("tqdm")
+
 from tests.training.made_audio import RATE_HZ, made_corpus, voice
 from training.corpus import open_sounds
 from training.simulate import damage

@@ -56,7 +56,7 @@ def manifest(version: int, settings: dict[str, Any], found: dict[str, Any], spli
             "mse": everything["mse"],
             "straight_line_lcc": found["straight_line"]["lcc"],
             "snr_spearman": found["ladders"]["snr"]["spearman"],
-            "level_shift_16_bit": found["level"]["16 bit"],
+            "level_shift": found["level"]["float"],
             "locality_auc": found["locality_auc"],
             "parameters": found["parameters"],
         },
@@ -70,8 +70,10 @@ def used_rows(corpus: Corpus) -> Corpus:
     return chosen.select(kind="speech") + chosen.select(use="noise") + chosen.select(kind="rir")
 
 
-def card(version: int, settings: dict[str, Any], found: dict[str, Any], split: str, rows: Corpus) -> str:
-    """The text of `CARD.md`."""
+def card(
+    version: int, settings: dict[str, Any], found: dict[str, Any], split: str, val: dict[str, float], rows: Corpus
+) -> str:
+    """The text of `CARD.md`, with what was *found* on *split* and the agreement on the `val` split."""
     shape = Shape.from_table(settings["shape"])
     everything = found["all"]
     return TEMPLATE.read_text("utf-8").format(
@@ -84,8 +86,10 @@ def card(version: int, settings: dict[str, Any], found: dict[str, Any], split: s
         step_ms=round(1000 * shape.step_s),
         clips=settings["clips"],
         epochs=settings["epochs"],
+        best=settings["chosen"]["epoch"],
         options=_options(settings),
         split=split,
+        val=val,
         figures=_figures(found),
         damage=_table(found["by_damage"]),
         reference=_table(found["by_reference"]),
@@ -135,8 +139,8 @@ def _figures(found: dict[str, Any]) -> str:
     ]
     rows += [
         (
-            "Largest change for gains of -40…0 dB: exact, after 16 bit; for a flip",
-            f"{found['level']['float']:.4f}, {found['level']['16 bit']:.4f}; {found['level']['flip']:.4f}",
+            "Largest change for gains of -40…0 dB; for -20 dB in 16 bits; for a flip",
+            f"{found['level']['float']:.4f}; {found['level']['16 bit']:.4f}; {found['level']['flip']:.4f}",
         ),
         ("Curve finds the one bad stretch of a clip (ROC area)", f"{found['locality_auc']:.3f}"),
         ("Score of 10 s against the mean of its halves (mean difference)", f"{found['halves_mae']:.3f}"),
@@ -167,7 +171,7 @@ def export(runs: Path, data: Path, into: Path, name: str, version: int, split: s
     found = json.loads((folder / f"figures-{split}.json").read_text("utf-8"))
     rows = used_rows(read_corpus(data))
     tables = manifest(version, settings, found, split)
-    text = card(version, settings, found, split, rows)
+    text = card(version, settings, found, split, settings["chosen"], rows)
     return package(model, OUTPUTS, tables, text, into / NAME / str(version))
 
 

@@ -65,16 +65,20 @@ def _climb(scores: NDArray[np.float32]) -> dict[str, float]:
 
 
 def level_shift(model: nn.Module, speech: list[Mono]) -> dict[str, float]:
-    """Largest change of the score for gains of -40…0 dB, in float and after rounding to 16 bits, and for a flip."""
+    """Largest change of the score for gains of -40…0 dB, for a flip, and for -20 dB rounded to 16 bits.
+
+    Rounding is a damage of its own: at -40 dB it lies some 35 dB under the voice, and PESQ hears it too.
+    """
     whole, _ = run(model, speech)
-    exact, rounded = 0.0, 0.0
-    for gain_db in (-40.0, -20.0, -6.0):
-        quiet = [clip * np.float32(from_db(gain_db)) for clip in speech]
-        exact = max(exact, float(np.abs(run(model, quiet)[0] - whole).max()))
-        coarse = [(np.rint(clip * 32767) / 32767).astype(np.float32) for clip in quiet]
-        rounded = max(rounded, float(np.abs(run(model, coarse)[0] - whole).max()))
-    flipped = float(np.abs(run(model, [-clip for clip in speech])[0] - whole).max())
-    return {"float": exact, "16 bit": rounded, "flip": flipped}
+
+    def shift(gain: float, bits: bool = False) -> float:
+        heard = [clip * np.float32(gain) for clip in speech]
+        if bits:
+            heard = [(np.rint(clip * 32767) / 32767).astype(np.float32) for clip in heard]
+        return float(np.abs(run(model, heard)[0] - whole).max())
+
+    gains = max(shift(from_db(gain_db)) for gain_db in (-40.0, -20.0, -6.0))
+    return {"float": gains, "16 bit": shift(from_db(-20.0), bits=True), "flip": shift(-1.0)}
 
 
 def locality(model: nn.Module, maker: Maker, step_s: float, count: int) -> float:

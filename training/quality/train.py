@@ -24,6 +24,8 @@ from training.quality.labels import Clips, labels_folder
 from training.quality.model import QualityNet, Shape, loss
 
 BATCH = 32
+SHELF = 20
+"""Batches that are sorted by length together."""
 TILT_DB = 6.0
 
 
@@ -53,13 +55,21 @@ def agreement(predicted: NDArray[np.floating[Any]], labels: NDArray[np.floating[
 def batches(
     features: Features, usable: int, response_db: float, rng: np.random.Generator
 ) -> Iterator[tuple[Tensor, ...]]:
-    """All of the first *usable* clips once in random order, each through a random response of up to *response_db*."""
+    """All of the first *usable* clips once in random order, each through a random response of up to *response_db*.
+
+    Clips of a batch are of similar length: what is padded is time lost.
+    """
     order = rng.permutation(usable)
-    for first in range(0, usable - BATCH + 1, BATCH):
-        # Sorted within a batch: neighbours on disk are read together.
-        rows = np.sort(order[first : first + BATCH])
+    shelves = [shelf[np.argsort(features.counts[shelf], kind="stable")] for shelf in _cut(order, SHELF * BATCH)]
+    drawn = [rows for shelf in shelves for rows in _cut(shelf, BATCH) if len(rows) == BATCH]
+    for batch in rng.permutation(len(drawn)):
         responses = random_responses(rng, BATCH, response_db, TILT_DB) if response_db else None
-        yield features.batch(rows, responses)
+        # Sorted: neighbours on disk are read together.
+        yield features.batch(np.sort(drawn[batch]), responses)
+
+
+def _cut(rows: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
+    return [rows[first : first + size] for first in range(0, len(rows), size)]
 
 
 def batch_loss(model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
@@ -122,7 +132,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--clips", type=int, help="use no more than this many training clips (default: all)")
     parser.add_argument("--rate", type=float, default=1.5e-3)
-    parser.add_argument("--response-db", type=float, default=4.0, help="spread of random responses; 0 for none")
+    parser.add_argument("--response-db", type=float, default=3.0, help="spread of random responses; 0 for none")
     parser.add_argument("--bands", type=int, default=0, help="mel bands to start from; 0 for all bins")
     parser.add_argument("--channels", type=int, default=128)
     parser.add_argument("--strides", type=int, nargs="+", default=[2, 2])

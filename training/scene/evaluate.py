@@ -24,7 +24,7 @@ from training.scene import metrics
 from training.scene.classes import ESC10, LABELS
 from training.scene.examples import Examples, chosen_rows, examples
 from training.scene.network import Export, Net, front_end
-from training.scene.segments import Trial, best_rule, made_scenes, probabilities, segment_figures
+from training.scene.segments import Heard, Trial, best_rule, hear, made_scenes, segment_figures
 from training.scene.train import SHAPE, SPEECH, esc10_clips, run_folder
 
 MAX_S = 10.0
@@ -45,19 +45,20 @@ def trained(folder: Path) -> Export:
     return Export(SHAPE, net).eval()
 
 
-def heard(model: Export, sounds: Sounds, given: Examples) -> tuple[Probabilities, list[Probabilities]]:
-    """Probabilities of each piece alone: of clips [pieces, classes], and of the frames of each, [time, classes]."""
-    waveforms = [sounds.part(piece.row, piece.start, piece.count) for piece in given.pieces]
-    clips, tracks = zip(*(probabilities(model, waveform) for waveform in waveforms), strict=True)
-    return np.stack(clips), list(tracks)
+def hear_all(model: Export, sounds: Sounds, given: Examples) -> list[Heard]:
+    """What the model says of each piece alone."""
+    return [hear(model, sounds.part(piece.row, piece.start, piece.count)) for piece in given.pieces]
 
 
 def fitted_thresholds(scores: Probabilities, given: Examples) -> dict[str, float]:
-    """For each label the probability from which it is said, leaning to silence where the data leave a choice."""
+    """For each label the probability from which it is said, leaning to silence; every recording weighs the same."""
+    weights = np.array([1 / given.groups.count(group) for group in given.groups])
     thresholds = {}
     for index, label in enumerate(LABELS):
         known = given.known[:, index] > 0
-        thresholds[label] = metrics.best_threshold(scores[known, index], given.present[known, index] > 0.5)
+        thresholds[label] = metrics.best_threshold(
+            scores[known, index], given.present[known, index] > 0.5, weights=weights[known]
+        )
     return thresholds
 
 
@@ -90,11 +91,6 @@ def figures(scores: Probabilities, given: Examples, thresholds: dict[str, float]
         "wrongly_said": float(wrong.any(1).mean()),
         "confusion": metrics.confusion(truth, guess, len(LABELS))[: len(ESC10)].tolist(),
     }
-
-
-def _of_none(frames: list[Probabilities], given: Examples) -> list[Probabilities]:
-    none = given.known.all(1) & ~given.present.any(1)
-    return [frames[at] for at in np.flatnonzero(none)]
 
 
 def _known_rows(given: Examples) -> list[tuple[int, NDArray[np.int64]]]:
@@ -158,17 +154,25 @@ def main() -> None:
     parser.add_argument("--split", choices=["val", "test"], default="val")
     options = parser.parse_args()
     folder = run_folder(options.runs)
+    table = folder / "fitted.json"
     corpus = chosen_rows(read_corpus(options.data), options.split, SPEECH[options.split])
     given = examples(corpus, SHAPE, options.runs, 1)
     sounds = open_sounds(corpus, SHAPE.sample_rate, options.runs)
     model = trained(folder)
-    scores, frames = heard(model, sounds, given)
+    heard = hear_all(model, sounds, given)
+    scores = np.stack([one.clip for one in heard])
+    thresholds = fitted_thresholds(scores, given) if options.split == "val" else Fitted.read(table).thresholds
     scenes = made_scenes(sounds, given, SCENES)
-    trial = Trial(scenes, [probabilities(model, scene.waveform)[1] for scene in scenes], _of_none(frames, given))
+    none = given.known.all(1) & ~given.present.any(1)
+    trial = Trial(
+        scenes,
+        [hear(model, scene.waveform) for scene in scenes],
+        [heard[at] for at in np.flatnonzero(none)],
+        np.array([thresholds[label] for label in LABELS], np.float32),
+    )
     if options.split == "val":
-        Fitted(fitted_thresholds(scores, given), best_rule(trial, SHAPE)).write(folder / "fitted.json")
-    fitted = Fitted.read(folder / "fitted.json")
-    found = figures(scores, given, fitted.thresholds) | segment_figures(trial, SHAPE, fitted.rule)
+        Fitted(thresholds, best_rule(trial, SHAPE)).write(table)
+    found = figures(scores, given, thresholds) | segment_figures(trial, SHAPE, Fitted.read(table).rule)
     (folder / f"figures-{options.split}.json").write_text(json.dumps(found, indent=1))
     print(json.dumps(found, indent=1))
 

@@ -42,20 +42,22 @@ def mean_average_precision(scores: Floats, present: Floats, known: Floats) -> fl
     return float(np.nanmean(each))
 
 
-def f_score(said: NDArray[np.bool_], positive: NDArray[np.bool_], beta: float = 1.0) -> float:
+def f_score(
+    said: NDArray[np.bool_], positive: NDArray[np.bool_], beta: float = 1.0, weights: Floats | None = None
+) -> float:
     """F of decisions; 1 where nothing is there and nothing is said."""
-    hit, miss, false = (said & positive).sum(), (~said & positive).sum(), (said & ~positive).sum()
-    weight = beta**2
-    total = (1 + weight) * hit + weight * miss + false
-    return float((1 + weight) * hit / total) if total else 1.0
+    count = np.ones(len(said)) if weights is None else weights
+    hit, miss, false = ((count * at).sum() for at in (said & positive, ~said & positive, said & ~positive))
+    total = (1 + beta**2) * hit + beta**2 * miss + false
+    return float((1 + beta**2) * hit / total) if total else 1.0
 
 
 def best_threshold(
-    scores: Floats, positive: NDArray[np.bool_], beta: float = 0.5, low: float = 0.2, high: float = 0.8
+    scores: Floats, positive: NDArray[np.bool_], beta: float = 0.5, weights: Floats | None = None
 ) -> float:
     """The middle of the thresholds at which F of *beta* is highest; a beta below 1 favours saying nothing."""
-    grid = np.linspace(low, high, 61)
-    values = np.array([f_score(scores >= one, positive, beta) for one in grid])
+    grid = np.linspace(0.2, 0.85, 66)
+    values = np.array([f_score(scores >= one, positive, beta, weights) for one in grid])
     return round(float(np.median(grid[values >= values.max() - 1e-9])), 3)
 
 

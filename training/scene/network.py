@@ -41,6 +41,10 @@ class Shape:
         return (hops * self.hop + self.n_fft / 2) / self.sample_rate
 
 
+STRETCH = 32
+"""Frames of the crops that the net is taught on: 2.6 s."""
+
+
 def front_end(shape: Shape) -> LogMel:
     return LogMel(shape.sample_rate, shape.n_fft, shape.hop, shape.mels, shape.low_hz, floor=shape.floor)
 
@@ -71,6 +75,19 @@ class Block(nn.Module):
         hidden = torch.relu(self.first_norm(self.first(masked(features, counts))))
         hidden = self.second_norm(self.second(masked(hidden, counts)))
         return torch.relu(hidden + self.shortcut(features))
+
+
+def most_in_a_stretch(presence: Tensor, weight: Tensor, mask: Tensor, stretch: int = STRETCH) -> Tensor:
+    """The highest weighted mean of *presence* [batch, classes, time] over any *stretch* frames: [batch, classes].
+
+    Weighed over stretches as long as those it was taught on, a bark is as present in a minute as in two seconds, and a
+    recording cut into pieces gives what it gives as a whole.
+    """
+    half = stretch // 2
+    total = nn.functional.avg_pool1d(nn.functional.pad(weight * presence, [half, half]), stretch, 1)
+    weights = nn.functional.avg_pool1d(nn.functional.pad(weight, [half, half]), stretch, 1)
+    means = (total / weights.clamp(min=1e-6))[:, :, : presence.shape[2]]
+    return (means * mask.to(means.dtype)).amax(2)
 
 
 class Net(nn.Module):
@@ -108,9 +125,11 @@ class Net(nn.Module):
         presence = torch.sigmoid(self.presence(frames))
         mask = valid(counts, presence.shape[2]).unsqueeze(1)
         # Bounded, so that no frame can take all the attention and a sound in few frames still counts.
-        weight = 5.0 * torch.tanh(self.weight(frames) / 5.0)
-        weight = torch.softmax(torch.where(mask, weight, torch.full_like(weight, -1e4)), 2)
-        clip = (weight * presence).sum(2)
+        weight = torch.exp(5.0 * torch.tanh(self.weight(frames) / 5.0)) * mask.to(presence.dtype)
+        if self.training:
+            clip = (weight * presence).sum(2) / weight.sum(2)
+        else:
+            clip = most_in_a_stretch(presence, weight, mask)
         return clip, (presence * mask.to(presence.dtype)).transpose(1, 2), counts
 
 

@@ -26,9 +26,7 @@ BLOCK_S = 0.01
 COLLAR_S = 0.2
 RULES = tuple(
     Segmenting(on=on, off=off, median_s=median_s, min_s=min_s)
-    for on, off, median_s, min_s in itertools.product(
-        (0.4, 0.5, 0.6, 0.7, 0.8), (0.15, 0.25, 0.35), (0.0, 0.24, 0.4, 0.56), (0.1, 0.2)
-    )
+    for on, off, median_s, min_s in itertools.product((0.4, 0.5, 0.6, 0.7), (0.15, 0.3), (0.24, 0.4, 0.56), (0.1,))
 )
 
 
@@ -105,34 +103,47 @@ def _united(segments: list[Segment]) -> list[Segment]:
     return united
 
 
-def probabilities(model: Export, waveform: Mono) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Of the clip [classes] and of its frames [time, classes]."""
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What the model says of one recording: probabilities of the clip [classes] and of its frames [time, classes]."""
+
+    clip: NDArray[np.float32]
+    frames: NDArray[np.float32]
+
+
+def hear(model: Export, waveform: Mono) -> Heard:
     with torch.no_grad():
         clip, frames, _ = model(torch.from_numpy(waveform).unsqueeze(0), torch.tensor([len(waveform)]))
-    return clip[0].numpy(), frames[0].numpy()
+    return Heard(clip[0].numpy(), frames[0].numpy())
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What segments are tried on: made scenes with their frames, and frames of recordings with none of the sounds."""
+    """What segments are tried on: made scenes, recordings with none of the sounds, and from when a label is said."""
 
     scenes: list[Scene]
-    tracks: list[NDArray[np.float32]]
-    none_tracks: list[NDArray[np.float32]]
+    heard: list[Heard]
+    none: list[Heard]
+    thresholds: NDArray[np.float32]
+
+    def segments(self, heard: Heard, shape: Shape, rule: Segmenting) -> list[Segment]:
+        """As the service gives them: of labels that are said of the whole."""
+        said = {label for label, is_said in zip(LABELS, heard.clip >= self.thresholds, strict=True) if is_said}
+        found = find_segments(heard.frames, LABELS, Frames(step_s=shape.frame_step_s), rule, SCENE_S)
+        return [one for one in found if one.label in said]
 
 
 def segment_figures(trial: Trial, shape: Shape, rule: Segmenting) -> dict[str, float]:
     """F1 of seconds (of which any part is heard) and of events (edges within 0.2 s, or a fifth at the end); and the
     share of recordings with none of the sounds in which a segment is found all the same."""
-    frames = Frames(step_s=shape.frame_step_s)
     seconds, counted = np.zeros(3), np.zeros(3)
-    for track, scene in zip(trial.tracks, trial.scenes, strict=True):
-        found = find_segments(track, LABELS, frames, rule, SCENE_S)
+    for heard, scene in zip(trial.heard, trial.scenes, strict=True):
+        found = trial.segments(heard, shape, rule)
         said, true = seconds_heard(found), seconds_heard(scene.truth)
         seconds += [(said & true).sum(), (said & ~true).sum(), (~said & true).sum()]
         hits = matched(found, scene.truth)
         counted += [hits, len(found) - hits, len(scene.truth) - hits]
-    none = [bool(find_segments(track, LABELS, frames, rule, SCENE_S)) for track in trial.none_tracks]
+    none = [bool(trial.segments(heard, shape, rule)) for heard in trial.none]
     return {
         "second_f1": _f1(seconds),
         "event_f1": _f1(counted),

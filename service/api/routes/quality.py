@@ -15,7 +15,7 @@ from service.api.desk import JSON, Visit, desk_of
 from service.api.multipart import UploadedFile
 from service.api.negotiate import choose
 from service.api.parameters import QualityQuery
-from service.api.problems import problem_document
+from service.api.problems import logged_problem
 from service.api.render import curve_csv, curve_svg
 from service.api.routes.contract import LISTEN_PROBLEMS, TAG_LISTEN, answers, listening
 from service.api.schemas import Quality
@@ -90,7 +90,7 @@ async def _lines(visit: Visit, file: UploadedFile, query: QualityQuery) -> Async
                 async for event in events:
                     yield _event_line(visit, file, query, event)
             except EarmarkError as error:
-                yield _line({**problem_document(error, visit.request_id), "type": "problem"})
+                yield _line({**logged_problem(error, visit.request_id), "type": "problem"})
 
 
 def _event_line(visit: Visit, file: UploadedFile, query: QualityQuery, event: Event) -> bytes:
