@@ -19,7 +19,7 @@ from torch import Tensor
 from training.corpus import Corpus, add_arguments, read_corpus
 from training.enhance.evaluate import CONTEXT_S, EACH, MAX_S, NAME, report_path
 from training.enhance.network import BINS, FRAME_SAMPLES, HOP_SAMPLES, SAMPLE_RATE_HZ, Enhancer
-from training.enhance.train import run_folder
+from training.enhance.train import SHAPE, run_folder
 from training.export import package
 
 OUTPUTS = {"enhanced": ("batch", "samples")}
@@ -33,7 +33,7 @@ def trained(folder: Path, last: bool = False) -> Enhancer:
         weights = {name.removeprefix(head): value for name, value in average.items() if name.startswith(head)}
     else:
         weights = torch.load(folder / "best.pt", weights_only=True)["model"]
-    model = Enhancer()
+    model = Enhancer(SHAPE)
     model.load_state_dict(weights)
     return model.eval()
 
