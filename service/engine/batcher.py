@@ -100,7 +100,7 @@ class Batcher(Generic[P]):
         waiting = [lane for lane in self._lanes.values() if lane.items]
         if not waiting:
             return None, late
-        lane = min(waiting, key=lambda lane: (lane.served_s, lane.oldest))
+        lane = min(waiting, key=lambda lane: (lane.served_s, lane.oldest)) if len(waiting) > 1 else waiting[0]
         most = math.ceil(sum(lane.items for lane in waiting) / max(idle_workers, 1))
         batch = lane.form(now, most)
         self._served_s = lane.served_s

@@ -18,6 +18,7 @@ from service.backends.base import Backend, BackendOutOfMemory
 from service.clock import Clock
 from service.engine import batcher, padding
 from service.engine.lane import Batch, Cost, Job, LaneKey, LanePolicy
+from service.engine.meters import End, Meters, Reason
 from service.engine.workers import Run, Workers, hand_over, run_limit_s
 from service.errors import DeadlinePassed, Draining, EarmarkError, ModelFault, ModelUnavailable, OutOfMemory
 from service.metrics import Metrics
@@ -33,6 +34,7 @@ class Waiter:
     waveform: NDArray[np.float32]
     future: asyncio.Future[Arrays]
     loop: asyncio.AbstractEventLoop
+    meters: Meters
 
     def resolve(self, answer: Arrays | EarmarkError) -> None:
         """On the waiter's own loop only."""
@@ -54,6 +56,7 @@ class _Station:
     backend: Backend
     sample_rate: int
     frame_names: frozenset[str]
+    meters: Meters
 
 
 class Dispatcher:
@@ -65,12 +68,16 @@ class Dispatcher:
         self._clock = clock
         self._batcher: batcher.Batcher[Waiter] = batcher.Batcher(workers.count, queue_s)
         self._stations: dict[LaneKey, _Station] = {}
+        self._meters: dict[str, Meters] = {}
         workers.attach(self)
 
     def open_lane(self, key: LaneKey, backend: Backend, sample_rate: int, policy: LanePolicy, cost: Cost) -> None:
         with self._workers.lock:
             self._batcher.open_lane(key, policy, cost)
-            self._stations[key] = _Station(backend, sample_rate, padding.framewise(backend.outputs))
+            if key.model not in self._meters:
+                self._meters[key.model] = Meters(self._metrics, key.model, partial(self._queued, key.model))
+            frame_names = padding.framewise(backend.outputs)
+            self._stations[key] = _Station(backend, sample_rate, frame_names, self._meters[key.model])
 
     def close_lane(self, key: LaneKey) -> None:
         """Jobs that still wait fail; those that run come back."""
@@ -92,7 +99,7 @@ class Dispatcher:
     async def run(self, lane: LaneKey, waveform: NDArray[np.float32], deadline: float | None) -> Arrays:
         """Queue one job and wait for its outputs; see `Model.run`."""
         loop = asyncio.get_running_loop()
-        waiter = Waiter(waveform, loop.create_future(), loop)
+        waiter = Waiter(waveform, loop.create_future(), loop, self._meters[lane.model])
         job = self._submit(lane, waiter, deadline)
         try:
             return await waiter.future
@@ -105,8 +112,8 @@ class Dispatcher:
         self._end(late, "expired", _deadline_passed)
         if batch is None:
             return None
-        self._measure_start(batch, now)
         station = self._stations[batch.lane]
+        _measure_start(batch, station.meters, now)
         return Run(lambda: self._execute(batch, station), lambda: self._lost(batch), run_limit_s(batch.expected_s))
 
     def expire(self, now: float) -> None:
@@ -122,17 +129,15 @@ class Dispatcher:
             try:
                 job = self._batcher.submit(lane, length_s, deadline, waiter, self._clock.now())
             except EarmarkError:
-                self._metrics.jobs.labels(lane.model, "refused").inc()
+                waiter.meters.ended["refused"].inc()
                 raise
-            self._gauge(lane)
             self._workers.lock.notify()
         return job
 
     def _cancel(self, job: Job[Waiter]) -> None:
         with self._workers.lock:
             self._batcher.cancel(job)
-            self._gauge(job.lane)
-        self._metrics.jobs.labels(job.lane.model, "cancelled").inc()
+        job.payload.meters.ended["cancelled"].inc()
 
     def _execute(self, batch: Batch[Waiter], station: _Station) -> None:
         """Run a batch in the calling worker and answer its jobs, or have it tried again in parts."""
@@ -141,33 +146,31 @@ class Dispatcher:
             outputs = station.backend.run(inputs)
             items = padding.separate(outputs, inputs[padding.LENGTHS].astype(np.int64, copy=False), station.frame_names)
         except (BackendOutOfMemory, MemoryError) as error:
-            self._failed(batch, error, out_of_memory=True)
+            self._failed(batch, station.meters, error, "memory")
         except Exception as error:
-            self._failed(batch, error, out_of_memory=False)
+            self._failed(batch, station.meters, error, "fault")
         else:
             answers = [item if padding.is_finite(item) else _not_finite(batch.lane) for item in items]
-            self._done(batch, answers)
+            self._done(batch, station.meters, answers)
 
-    def _done(self, batch: Batch[Waiter], answers: Sequence[Arrays | EarmarkError]) -> None:
+    def _done(self, batch: Batch[Waiter], meters: Meters, answers: Sequence[Arrays | EarmarkError]) -> None:
         seconds = self._clock.now() - batch.started
-        self._metrics.run_seconds.labels(batch.lane.model).observe(seconds)
+        meters.run_seconds.observe(seconds)
         with self._workers.lock:
             self._batcher.done(batch, seconds)
         for job, answer in zip(batch.jobs, answers, strict=True):
             if not job.abandoned:
-                end = "failed" if isinstance(answer, EarmarkError) else "done"
-                self._metrics.jobs.labels(batch.lane.model, end).inc()
+                meters.ended["failed" if isinstance(answer, EarmarkError) else "done"].inc()
         _answer([(job.payload, answer) for job, answer in zip(batch.jobs, answers, strict=True)])
 
-    def _failed(self, batch: Batch[Waiter], error: Exception, *, out_of_memory: bool) -> None:
+    def _failed(self, batch: Batch[Waiter], meters: Meters, error: Exception, reason: Reason) -> None:
+        out_of_memory = reason == "memory"
         with self._workers.lock:
             ended = self._batcher.failed(batch, out_of_memory=out_of_memory)
             self._end(ended, "failed", _no_room if out_of_memory else lambda: _model_failed(batch.lane))
-            self._gauge(batch.lane)
             self._workers.lock.notify_all()
-        reason = "memory" if out_of_memory else "fault"
         if len(batch.jobs) > 1:
-            self._metrics.batches_split.labels(batch.lane.model, reason).inc()
+            meters.split[reason].inc()
         facts = {"event": "batch_failed", "model": batch.lane.model, "items": len(batch.jobs), "area_s": batch.area_s}
         trace = None if out_of_memory else error
         logger.warning("batch failed: %s", error, extra=facts | {"reason": reason}, exc_info=trace)
@@ -177,27 +180,25 @@ class Dispatcher:
             if self._batcher.drop(batch):
                 self._end(batch.jobs, "failed", lambda: _model_failed(batch.lane))
 
-    def _end(self, jobs: Sequence[Job[Waiter]], end: str, error: Callable[[], EarmarkError]) -> None:
+    def _end(self, jobs: Sequence[Job[Waiter]], end: End, error: Callable[[], EarmarkError]) -> None:
         for job in jobs:
             if not job.abandoned:
-                self._metrics.jobs.labels(job.lane.model, end).inc()
-        for lane in {job.lane for job in jobs}:
-            self._gauge(lane)
+                job.payload.meters.ended[end].inc()
         _answer([(job.payload, error()) for job in jobs])
 
-    def _measure_start(self, batch: Batch[Waiter], now: float) -> None:
-        lane = batch.lane
-        for job in batch.jobs:
-            self._metrics.wait_seconds.labels(lane.model).observe(now - job.submitted)
-        self._metrics.batch_items.labels(lane.model).observe(len(batch.jobs))
-        useful_s = sum(job.length_s for job in batch.jobs)
-        self._metrics.batch_padding.labels(lane.model).observe(max(0.0, 1 - useful_s / batch.area_s))
-        self._gauge(lane)
+    def _queued(self, model: str) -> tuple[int, float]:
+        """Jobs that wait for *model*, in all its builds, and the expected seconds for them."""
+        with self._workers.lock:
+            waiting = [self._batcher.queued(key) for key in self._stations if key.model == model]
+        return sum(items for items, _ in waiting), sum(seconds for _, seconds in waiting)
 
-    def _gauge(self, lane: LaneKey) -> None:
-        waiting = [self._batcher.queued(key) for key in self._stations if key.model == lane.model]
-        self._metrics.queue_items.labels(lane.model).set(sum(items for items, _ in waiting))
-        self._metrics.queue_seconds.labels(lane.model).set(sum(seconds for _, seconds in waiting))
+
+def _measure_start(batch: Batch[Waiter], meters: Meters, now: float) -> None:
+    for job in batch.jobs:
+        meters.wait_seconds.observe(now - job.submitted)
+    meters.batch_items.observe(len(batch.jobs))
+    useful_s = sum(job.length_s for job in batch.jobs)
+    meters.batch_padding.observe(max(0.0, 1 - useful_s / batch.area_s))
 
 
 def _answer(answers: Sequence[Answered]) -> None:

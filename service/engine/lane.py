@@ -138,7 +138,9 @@ class Lane(Generic[P]):
     def oldest(self) -> int:
         """Place in the order of arrival of the oldest job; the lane must not be empty."""
         firsts = [group[0].seq for group in self._groups]
-        return min([*firsts, next(iter(self._waiting))] if self._waiting else firsts)
+        if self._waiting:
+            firsts.append(next(iter(self._waiting)))
+        return min(firsts)
 
     def add(self, job: Job[P]) -> None:
         """Queue a job that is younger than all that were added before."""
@@ -181,7 +183,7 @@ class Lane(Generic[P]):
             now: time at which the batch starts.
             most: largest number of items, so that other idle workers get their part.
         """
-        group = min(self._groups, key=lambda jobs: jobs[0].seq, default=None)
+        group = min(self._groups, key=lambda jobs: jobs[0].seq) if self._groups else None
         if group and group[0].seq == self.oldest:
             jobs = self._fitting(group)
         else:

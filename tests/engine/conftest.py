@@ -56,6 +56,12 @@ class Bench:
         """The lengths of all items that were run, in order."""
         return [length for batch in self.backend.batches for length in batch]
 
+    def queued(self, what: str) -> float:
+        """What the gauge `earmark_queue_<what>` says."""
+        value = self.metrics.registry.get_sample_value(f"earmark_queue_{what}", {"model": LANE.model})
+        assert value is not None
+        return value
+
     def count(self, end: str) -> float:
         return self.metrics.jobs.labels(LANE.model, end)._value.get()
 

@@ -352,12 +352,12 @@ async def test_gauges_return_to_nothing(bench: Bench) -> None:
     first = await blocked_worker(bench)
     tasks = [asyncio.create_task(bench.dispatcher.run(LANE, ramp(100 + i), None)) for i in range(5)]
     await asyncio.sleep(0)
-    assert bench.metrics.queue_items.labels(LANE.model)._value.get() == 5
-    assert bench.metrics.queue_seconds.labels(LANE.model)._value.get() > 0
+    assert bench.queued("items") == 5
+    assert bench.queued("seconds") > 0
 
     tasks[0].cancel()
     bench.release()
     await settled([first, *tasks])
 
-    assert bench.metrics.queue_items.labels(LANE.model)._value.get() == 0
-    assert bench.metrics.queue_seconds.labels(LANE.model)._value.get() == 0
+    assert bench.queued("items") == 0
+    assert bench.queued("seconds") == 0

@@ -94,7 +94,7 @@ def test_the_recipe_runs_and_goes_on_where_it_was_stopped(
     corpus: Corpus, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small = Shape(fine=4, coarse=4, recurrent=4)
-    monkeypatch.setattr(train, "Enhancer", lambda: Enhancer(small))
+    monkeypatch.setattr(train, "SHAPE", small)
     monkeypatch.setattr(train, "VALIDATION_SNRS_DB", (0.0,))
     words = ["--data", str(folder), "--runs", str(tmp_path), "--steps", "2", "--items", "2", "--seconds", "0.3"]
     train.main([*words, "--epochs", "1", "--validate-every", "1"])

@@ -25,7 +25,7 @@ from training.simulate.levels import from_db
 from training.simulate.noise import stretch
 
 NAME = "enhance-bandgru"
-MAX_S, CONTEXT_S = 10.0, 2.0
+MAX_S, CONTEXT_S = 20.0, 4.0
 """Longest piece that runs at once, and what pieces overlap by on both sides."""
 TEST_SNRS_DB = (-5.0, 0.0, 5.0, 10.0, 15.0)
 FLOOR_SNRS_DB = (0.0, 5.0, 10.0)
@@ -117,8 +117,8 @@ def real_time_factor(enhance: Enhance, seconds: float = 10.0, runs: int = 7) -> 
 
 
 def window_agreement(enhance: Enhance, cases: Sequence[Case], max_s: float, context_s: float) -> float:
-    """Largest difference between one pass over 30 s and pieces of *max_s* that overlap by *context_s* on both sides."""
-    whole = np.resize(np.concatenate([case.noisy for case in cases[:8]]), 30 * SAMPLE_RATE_HZ).astype(np.float32)
+    """Largest difference between one pass over 60 s and pieces of *max_s* that overlap by *context_s* on both sides."""
+    whole = np.resize(np.concatenate([case.noisy for case in cases[:16]]), 60 * SAMPLE_RATE_HZ).astype(np.float32)
     once = enhance(whole)
     size, context = round(max_s * SAMPLE_RATE_HZ), round(context_s * SAMPLE_RATE_HZ)
     joined = np.zeros_like(whole)

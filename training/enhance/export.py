@@ -14,22 +14,28 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from training.corpus import Corpus, add_arguments, read_corpus
 from training.enhance.evaluate import CONTEXT_S, EACH, MAX_S, NAME, report_path
 from training.enhance.network import BINS, FRAME_SAMPLES, HOP_SAMPLES, SAMPLE_RATE_HZ, Enhancer
-from training.enhance.train import run_folder
+from training.enhance.train import SHAPE, run_folder
 from training.export import package
 
 OUTPUTS = {"enhanced": ("batch", "samples")}
 
 
-def trained(folder: Path) -> tuple[Enhancer, dict[str, float]]:
-    """The best weights of a run and what they scored in validation."""
-    state = torch.load(folder / "best.pt", weights_only=True)
-    model = Enhancer()
-    model.load_state_dict(state["model"])
-    return model.eval(), state["figures"]
+def trained(folder: Path, last: bool = False) -> Enhancer:
+    """The best weights of a run by validation, or the average at its end."""
+    if last:
+        average: dict[str, Tensor] = torch.load(folder / "last.pt", weights_only=True)["average"]
+        head = "module."
+        weights = {name.removeprefix(head): value for name, value in average.items() if name.startswith(head)}
+    else:
+        weights = torch.load(folder / "best.pt", weights_only=True)["model"]
+    model = Enhancer(SHAPE)
+    model.load_state_dict(weights)
+    return model.eval()
 
 
 def used_rows(corpus: Corpus) -> Corpus:
@@ -111,7 +117,7 @@ def _rows(found: dict[str, Any]) -> str:
     lines = []
     for name, noisy in found["noisy"].items():
         given = found["enhanced"][name]
-        label = names.get(name, name.replace("_", " "))
+        label = names.get(name, name.replace("_db", " dB"))
         lines.append(
             f"| {label} | {noisy['si_sdr_db']:.2f} → {given['si_sdr_db']:.2f} "
             f"| {noisy['pesq_wb']:.2f} → {given['pesq_wb']:.2f} | {noisy['stoi']:.3f} → {given['stoi']:.3f} |"
@@ -126,7 +132,7 @@ CARD = """# {name}, version {version}
 Takes steady and changing noise from speech at 16 kHz, sample by sample aligned with its input and as long as it.
 
 A causal net of {parameters} parameters on a transform of {frame} samples every {hop}: overlapping patches of bins
-become 32 and then 16 bands, a convolution over bands and past frames and one recurrent layer over all bands follow, and
+become 32 and then 16 bands, convolutions over bands and past frames and one recurrent layer over all bands follow, and
 a complex mask for each of {bins} bins comes out. The transform and its inverse are inside the graph. An output sample
 needs at most the {hop} samples' block behind it: {latency_ms} ms of look-ahead.
 
@@ -161,16 +167,16 @@ No re-alignment is done before SI-SDR. One list of this size moves by some tenth
 ```
 python -m training.enhance.train --data DIR --runs DIR --items 8 --seconds 1.5 --stop-after 31
 python -m training.enhance.train --data DIR --runs DIR
-python -m training.enhance.export --data DIR --runs DIR --version {version} --draft
+python -m training.enhance.export --data DIR --runs DIR --version {version} --last --draft
 python -m training.enhance.evaluate --data DIR --runs DIR
-python -m training.enhance.export --data DIR --runs DIR --version {version}
+python -m training.enhance.export --data DIR --runs DIR --version {version} --last
 ```
 
 {epochs} epochs of 100 batches on one thread of a CPU, mixtures drawn on the fly: -6 to 18 dB, a room in three of
 ten, levels of -40 to -15 dBFS, one in twenty without noise and one without speech; compressed spectral loss and SI-SNR;
-AdamW with warm-up and cosine, average of weights; the epoch with the best validation is kept. In this run `--epochs`
-was changed on the way (50, then 62 from epoch 19, 72 from 29, 58 from 38) and the random start of the recurrent layer
-began with epoch 22.
+AdamW with warm-up and cosine. Exported is the average of weights at the end, whose PESQ in validation was better than
+that of the epoch with the best SI-SDR there. In this run `--epochs` was changed on the way (50, then 62 from epoch 19,
+72 from 29, 58 from 38) and the random start of the recurrent layer began with epoch 22.
 
 ## Limits
 
@@ -195,9 +201,10 @@ def main(words: Sequence[str] | None = None) -> Path:
     add_arguments(made)
     made.add_argument("--version", type=int, required=True)
     made.add_argument("--draft", action="store_true", help="without figures, to be evaluated")
+    made.add_argument("--last", action="store_true", help="the average at the run's end, not the best of validation")
     made.add_argument("--out", type=Path, default=Path("exported_models"))
     arguments = made.parse_args(words)
-    model, _ = trained(run_folder(arguments.runs))
+    model = trained(run_folder(arguments.runs), arguments.last)
     found = None if arguments.draft else json.loads(report_path(arguments.runs).read_text("utf-8"))
     text = "# Draft\n"
     if found is not None:

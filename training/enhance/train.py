@@ -18,10 +18,11 @@ from training import corpus, loop
 from training.enhance import losses
 from training.enhance.measures import si_sdr_db
 from training.enhance.mixtures import Case, batches, fixed_list, open_material
-from training.enhance.network import Enhancer
+from training.enhance.network import Enhancer, Shape
 
 VALIDATION_SNRS_DB = (0.0, 5.0, 10.0)
 VALIDATION_SEED = 20
+SHAPE = Shape()
 
 
 def run_folder(runs: Path) -> Path:
@@ -99,7 +100,7 @@ def main(words: Sequence[str] | None = None) -> Path:
     cases = fixed_list(open_material(table, "val", arguments.runs), VALIDATION_SNRS_DB, 8, VALIDATION_SEED)
     loop.seed(arguments.seed)
     # Channels last is what the convolution kernels of the CPU are fast with.
-    model = Enhancer().to(memory_format=torch.channels_last)
+    model = Enhancer(SHAPE).to(memory_format=torch.channels_last)
     steps = batches(material, arguments.items, arguments.seconds, arguments.steps)
     loop.fit(
         model, steps, cost, plan(arguments), folder, lambda averaged: validate(averaged, cases), arguments.stop_after

@@ -70,8 +70,10 @@ def used_rows(corpus: Corpus) -> Corpus:
     return chosen.select(kind="speech") + chosen.select(use="noise") + chosen.select(kind="rir")
 
 
-def card(version: int, settings: dict[str, Any], found: dict[str, Any], split: str, rows: Corpus) -> str:
-    """The text of `CARD.md`."""
+def card(
+    version: int, settings: dict[str, Any], found: dict[str, Any], split: str, val: dict[str, float], rows: Corpus
+) -> str:
+    """The text of `CARD.md`, with what was *found* on *split* and the agreement on the `val` split."""
     shape = Shape.from_table(settings["shape"])
     everything = found["all"]
     return TEMPLATE.read_text("utf-8").format(
@@ -84,8 +86,10 @@ def card(version: int, settings: dict[str, Any], found: dict[str, Any], split: s
         step_ms=round(1000 * shape.step_s),
         clips=settings["clips"],
         epochs=settings["epochs"],
+        best=settings["chosen"]["epoch"],
         options=_options(settings),
         split=split,
+        val=val,
         figures=_figures(found),
         damage=_table(found["by_damage"]),
         reference=_table(found["by_reference"]),
@@ -167,7 +171,7 @@ def export(runs: Path, data: Path, into: Path, name: str, version: int, split: s
     found = json.loads((folder / f"figures-{split}.json").read_text("utf-8"))
     rows = used_rows(read_corpus(data))
     tables = manifest(version, settings, found, split)
-    text = card(version, settings, found, split, rows)
+    text = card(version, settings, found, split, settings["chosen"], rows)
     return package(model, OUTPUTS, tables, text, into / NAME / str(version))
 
 

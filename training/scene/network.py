@@ -77,15 +77,15 @@ class Block(nn.Module):
         return torch.relu(hidden + self.shortcut(features))
 
 
-def most_in_a_stretch(presence: Tensor, weight: Tensor, mask: Tensor) -> Tensor:
-    """The highest weighted mean of *presence* [batch, classes, time] over any `STRETCH` frames: [batch, classes].
+def most_in_a_stretch(presence: Tensor, weight: Tensor, mask: Tensor, stretch: int = STRETCH) -> Tensor:
+    """The highest weighted mean of *presence* [batch, classes, time] over any *stretch* frames: [batch, classes].
 
     Weighed over stretches as long as those it was taught on, a bark is as present in a minute as in two seconds, and a
     recording cut into pieces gives what it gives as a whole.
     """
-    half = STRETCH // 2
-    total = nn.functional.avg_pool1d(nn.functional.pad(weight * presence, [half, half]), STRETCH, 1)
-    weights = nn.functional.avg_pool1d(nn.functional.pad(weight, [half, half]), STRETCH, 1)
+    half = stretch // 2
+    total = nn.functional.avg_pool1d(nn.functional.pad(weight * presence, [half, half]), stretch, 1)
+    weights = nn.functional.avg_pool1d(nn.functional.pad(weight, [half, half]), stretch, 1)
     means = (total / weights.clamp(min=1e-6))[:, :, : presence.shape[2]]
     return (means * mask.to(means.dtype)).amax(2)
 
