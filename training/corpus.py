@@ -1,6 +1,6 @@
 """The one reader of a folder of recordings with a `manifest.csv`: which rows there are, their samples, whom to credit.
 
-Knows nothing of models nor of degradations, and imports no torch. The folder is named by `--data` or by EARMARK_DATA.
+Knows nothing of models nor of degradations, and imports no torch. The folder is named by `--data` or by TRAINING_DATA.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Mono = NDArray[np.float32]
 """float32 in -1…1, shaped (samples,)."""
 
 MANIFEST = "manifest.csv"
-DATA_VARIABLE = "EARMARK_DATA"
+DATA_VARIABLE = "TRAINING_DATA"
 
 
 class BadCorpus(Exception):

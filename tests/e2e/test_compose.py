@@ -81,7 +81,7 @@ def test_the_three_endpoints_answer_from_outside(stack: Stack) -> None:
     files = {"file": ("a.wav", recording(), "audio/wav")}
 
     quality = httpx.post(f"{stack.url}/quality", files=files, timeout=60)
-    scene = httpx.post(f"{stack.url}/scene", files=files, timeout=60)
+    scene = httpx.post(f"{stack.url}/scene?threshold=0", files=files, timeout=60)
     enhanced = httpx.post(f"{stack.url}/enhance", files=files, timeout=60)
 
     assert quality.status_code == 200, quality.text

@@ -23,7 +23,7 @@ from training.simulate.noise import KINDS, Noises, stretch
 from training.simulate.recipe import FAMILIES, Recipe
 from training.simulate.rooms import Room, draw_room, early_part, recorded_room, reverberate
 from training.simulate.spectrum import band_gain, istft, shape, stft
-from training.simulate.speech import AS_RECORDED, LEVEL, Voices
+from training.simulate.speech import AS_RECORDED, LEVEL, Voices, prepare
 
 SPEECH = voice(3.0)
 
@@ -262,6 +262,19 @@ def test_references_share_level_and_length_and_are_varied(recipe: tuple[Voices, 
     assert len({reference.parameters["speed"] for reference in varied}) == 8
     assert plain.parameters == {"speed": 1.0, "floor_db": 66.0}
     assert {reference.group for reference in varied} == {"train0", "train1"}
+
+
+def test_the_ideal_is_the_same_words_without_the_noise_of_their_recording() -> None:
+    """Aligned to the sample, of the same device, and its pauses at the one common floor."""
+    hiss = 0.003 * np.random.default_rng(0).standard_normal(len(SPEECH)).astype(np.float32)
+    length = len(SPEECH)
+
+    heard, ideal, _ = prepare(np.random.default_rng(1), SPEECH + hiss, length, RATE_HZ, 1.0, AS_RECORDED)
+
+    quiet = np.abs(SPEECH) < 1e-3
+    assert rms(ideal[quiet]) < 0.3 * rms(heard[quiet])
+    assert np.corrcoef(heard, ideal)[0, 1] > 0.98
+    assert active_rms(ideal, RATE_HZ) == pytest.approx(LEVEL, rel=0.02)
 
 
 def test_peaks_are_set_and_silence_stays() -> None:

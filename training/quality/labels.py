@@ -130,7 +130,7 @@ class Maker:
         samples = self._length(rng)
         reference, preparation = self.reference(rng, samples)
         damaged = self.recipe.damage(rng, reference.waveform)
-        label = score(reference.waveform, damaged.waveform)
+        label = score(reference.ideal, damaged.waveform)
         if label is None:
             return None
         heard = to_peak(damaged.waveform, float(rng.uniform(-18.0, -0.5)))

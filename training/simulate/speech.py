@@ -17,6 +17,9 @@ from training.simulate.noise import Noises
 from training.simulate.rooms import draw_room, reverberate
 from training.simulate.spectrum import random_gain, shape
 
+IDEAL_FLOOR_DB = 66.0
+"""Noise under every ideal, in dB below the active speech: recordings differ in theirs by 30 dB, and PESQ would call each
+of them perfect."""
 LEVEL = 0.05
 """RMS of the active speech of every reference (-26 dBFS)."""
 
@@ -53,6 +56,9 @@ class Reference:
 
     waveform: Mono
     group: str
+    ideal: Mono
+    """The same words, voice and device without the recording's own noise and room, over the one common floor: what a
+    listener would call perfect. Scores are taken against it, so that every reference's own noise counts as noise."""
     parameters: dict[str, float | str] = field(default_factory=dict)
 
 
@@ -80,8 +86,8 @@ class Voices:
             spoken = self._join(rng, group, needed)
             if active_share(spoken, self.rate_hz) >= least_active:
                 break
-        waveform, parameters = prepare(rng, spoken, samples, self.rate_hz, speed, preparation)
-        return Reference(waveform, group, parameters)
+        waveform, ideal, parameters = prepare(rng, spoken, samples, self.rate_hz, speed, preparation)
+        return Reference(waveform, group, ideal, parameters)
 
     def _join(self, rng: np.random.Generator, group: str, needed: int) -> Mono:
         rows = self._rows[group]
@@ -99,23 +105,23 @@ class Voices:
 
 def prepare(
     rng: np.random.Generator, spoken: Mono, samples: int, rate_hz: int, speed: float, preparation: Preparation
-) -> tuple[Mono, dict[str, float | str]]:
-    """*samples* of *spoken* at `LEVEL` after all that *preparation* asks for, and what that was."""
+) -> tuple[Mono, Mono, dict[str, float | str]]:
+    """*samples* of *spoken* at `LEVEL` after all that *preparation* asks for, its ideal, and what was done."""
     parameters: dict[str, float | str] = {"speed": round(speed, 3)}
-    waveform = spoken
+    ideal = _played(expand(gate(spoken), rate_hz), speed, rate_hz)[:samples]
     if rng.random() < preparation.gated:
-        waveform = expand(gate(waveform), rate_hz)
+        waveform = ideal
         parameters["gated"] = 1
-    if speed != 1.0:
-        waveform = np.asarray(soxr.resample(waveform, rate_hz * speed, rate_hz, quality="MQ"), dtype=np.float32)
-    waveform = waveform[:samples]
+    else:
+        waveform = _played(spoken, speed, rate_hz)[:samples]
     if rng.random() < preparation.near_room:
         room = draw_room(rng, rate_hz, (0.05, 0.3), (8.0, 22.0))
         waveform = reverberate(waveform, room)
         parameters |= {f"near_{name}": value for name, value in room.parameters.items()}
     if rng.random() < preparation.response:
         spread_db = preparation.response_spread_db * float(rng.uniform(0.3, 1.3))
-        waveform = shape(waveform, rate_hz, random_gain(rng, rate_hz, spread_db, preparation.response_tilt_db))
+        gain = random_gain(rng, rate_hz, spread_db, preparation.response_tilt_db)
+        waveform, ideal = shape(waveform, rate_hz, gain), shape(ideal, rate_hz, gain)
         parameters["response_db"] = round(spread_db, 2)
     waveform = waveform * np.float32(LEVEL / max(active_rms(waveform, rate_hz), 1e-7))
     floor_db = float(rng.uniform(*preparation.floor_db))
@@ -123,7 +129,18 @@ def prepare(
         floor_db = float(rng.uniform(*preparation.room_tone_db))
     parameters["floor_db"] = round(floor_db, 1)
     floor = Noises(rate_hz).draw(rng, len(waveform), {"coloured": 1.0}).waveform
-    return (waveform + floor * np.float32(LEVEL * from_db(-floor_db))).astype(np.float32), parameters
+    ideal = ideal * np.float32(LEVEL / max(active_rms(ideal, rate_hz), 1e-7))
+    return _over(waveform, floor, floor_db), _over(ideal, floor, IDEAL_FLOOR_DB), parameters
+
+
+def _played(spoken: Mono, speed: float, rate_hz: int) -> Mono:
+    if speed == 1.0:
+        return spoken
+    return np.asarray(soxr.resample(spoken, rate_hz * speed, rate_hz, quality="MQ"), dtype=np.float32)
+
+
+def _over(waveform: Mono, floor: Mono, floor_db: float) -> Mono:
+    return (waveform + floor * np.float32(LEVEL * from_db(-floor_db))).astype(np.float32)
 
 
 def _faded(piece: Mono, rate_hz: int) -> Mono:
