@@ -18,8 +18,8 @@ from training.simulate.rooms import draw_room, reverberate
 from training.simulate.spectrum import random_gain, shape
 
 IDEAL_FLOOR_DB = 66.0
-"""Noise under every ideal, in dB below the active speech: recordings differ in theirs by 30 dB, and PESQ would call each
-of them perfect."""
+"""Noise under every ideal, in dB below the active speech: recordings differ in theirs by 30 dB, and PESQ would call
+each of them perfect."""
 LEVEL = 0.05
 """RMS of the active speech of every reference (-26 dBFS)."""
 
