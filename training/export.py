@@ -59,6 +59,7 @@ def package(
     folder: Path,
     lengths_s: tuple[float, float, float] = (0.7, 1.37, 2.9),
     script: bool = True,
+    onnx: nn.Module | None = None,
 ) -> Checked:
     """Write `folder` (`.../<name>/<version>`) whole or not at all.
 
@@ -68,6 +69,7 @@ def package(
         manifest: the tables of `model.toml` without `files` and `golden`, which are added here.
         lengths_s: the lengths at which the formats are compared.
         script: compile by `torch.jit.script`; otherwise trace.
+        onnx: what the ONNX file computes, where the same answers come cheaper than by *module*.
 
     Raises:
         BadExport: formats or batches disagree by more than `BOUND`, or a dimension came out fixed.
@@ -79,7 +81,7 @@ def package(
     partial.mkdir(parents=True)
     try:
         sample_rate = int(manifest["sample_rate"])
-        _write_onnx(module, outputs, partial / "model.onnx", sample_rate)
+        _write_onnx(onnx.eval() if onnx else module, outputs, partial / "model.onnx", sample_rate)
         _write_torchscript(module, partial / "model.pt", sample_rate, script)
         checked = check(module, outputs, partial, sample_rate, lengths_s)
         _write_golden(module_runner(module, tuple(outputs)), partial / "golden.npz", sample_rate)

@@ -16,7 +16,7 @@ from training.quality import evaluate, export, labels, train  # noqa: E402
 from training.quality.features import FRAMES, Features, open_features, random_responses, respond  # noqa: E402
 from training.quality.hand import fit_line, measure  # noqa: E402
 from training.quality.measures import agreement, area_under_curve, interval, rank_correlation  # noqa: E402
-from training.quality.model import LEAST, MOST, START, LogSpectrum, QualityNet, Shape, loss  # noqa: E402
+from training.quality.model import LEAST, MOST, START, LogSpectrum, QualityNet, ServedNet, Shape, loss  # noqa: E402
 from training.quality.probes import join, run  # noqa: E402
 
 SMALL = [Shape(channels=8, hidden=6), Shape(bands=20, channels=8, hidden=6), Shape(channels=8, strides=(1,), hidden=6)]
@@ -48,6 +48,21 @@ def test_an_item_gets_the_same_alone_and_in_a_padded_batch(shape: Shape) -> None
             torch.testing.assert_close(scores[row], alone[0][0], atol=1e-5, rtol=0)
             torch.testing.assert_close(frames[row, :count], alone[1][0], atol=1e-5, rtol=0)
             assert not frames[row, count:].any()
+
+
+@pytest.mark.parametrize("shape", SMALL)
+def test_the_served_net_answers_as_the_trained_one(shape: Shape) -> None:
+    items, model = [*clips(4000, 33333), np.zeros(5000, np.float32)], net(shape)
+    batch = np.full((3, 40000), np.nan, np.float32)
+    for row, item in enumerate(items):
+        batch[row, : len(item)] = item
+    sizes = torch.tensor([len(item) for item in items])
+
+    with torch.no_grad():
+        wanted, given = model(torch.from_numpy(batch), sizes), ServedNet(model)(torch.from_numpy(batch), sizes)
+
+    for one, other in zip(wanted, given, strict=True):
+        torch.testing.assert_close(other, one, atol=2e-5, rtol=0)
 
 
 def test_the_score_is_the_mean_of_the_curve_and_within_the_scale() -> None:
@@ -158,9 +173,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A corpus with a few labels, far too few to learn from."""
     folder = tmp_path_factory.mktemp("workshop")
     made_corpus(folder)
-    labels.main(
-        ["--data", str(folder), "--runs", str(folder / "runs"), "--train", "32", "--val", "12", "--test", "12"]
-    )
+    labels.main(["--data", str(folder), "--runs", str(folder / "runs"), "--train", "32", "--val", "12", "--test", "12"])
     return folder
 
 

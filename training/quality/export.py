@@ -14,7 +14,7 @@ from training.corpus import Corpus, add_arguments, read_corpus
 from training.export import Checked, package
 from training.quality.evaluate import CONTEXT_S, PIECE_S
 from training.quality.labels import BARRED
-from training.quality.model import LEAST, MOST, RATE_HZ, Shape
+from training.quality.model import LEAST, MOST, RATE_HZ, ServedNet, Shape
 from training.quality.train import load_net
 
 NAME = "quality-blstm"
@@ -172,7 +172,7 @@ def export(runs: Path, data: Path, into: Path, name: str, version: int, split: s
     rows = used_rows(read_corpus(data))
     tables = manifest(version, settings, found, split)
     text = card(version, settings, found, split, settings["chosen"], rows)
-    return package(model, OUTPUTS, tables, text, into / NAME / str(version))
+    return package(model, OUTPUTS, tables, text, into / NAME / str(version), onnx=ServedNet(model))
 
 
 def main(arguments: list[str] | None = None) -> None:

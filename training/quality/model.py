@@ -7,15 +7,19 @@ true length, nothing past it is heard, and both directions of the LSTM run over 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from training.frontend import Stft, frame_counts, masked_mean, mel_bank, silence_past, valid
+from training.frontend import PowerSpectrum, Stft, frame_counts, masked_mean, mel_bank, silence_past, valid
 
 RATE_HZ = 16000
 SIZE, HOP = 512, 256
@@ -138,6 +142,42 @@ class QualityNet(nn.Module):
         frames = self.least + self.range * torch.sigmoid(raw)
         frames = frames * valid(left, frames.shape[1]).to(frames.dtype)
         return masked_mean(frames, left), frames, left
+
+
+class ServedNet(nn.Module):
+    """`QualityNet` as its ONNX export computes it: the same answers from a spectrum at half the cost.
+
+    The first layer takes the bins in the order in which `PowerSpectrum` makes them, and holds what the features are
+    scaled by. Only a zero of the features must stay one, since it is what pads them.
+    """
+
+    def __init__(self, net: QualityNet) -> None:
+        super().__init__()
+        self.spectrum = PowerSpectrum(SIZE, HOP)
+        self.net = deepcopy(net)
+        self.hop, self.quiet, self.floor = HOP, QUIET, FLOOR * 1e4
+        self.headroom = HEADROOM * 1e-2  # (log10 p + 4) / 3 = ln(10^4 p) / (3 ln 10)
+        if isinstance(self.net.bands, nn.Linear):
+            self.net.bands.weight = _reordered(self.net.bands.weight, self.spectrum.bins)
+        else:
+            first = self.net.convolutions[0].convolution
+            first.weight = _reordered(first.weight, self.spectrum.bins)
+
+    def forward(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """See `QualityNet`."""
+        heard = silence_past(waveform, lengths)
+        power = (heard * heard).sum(1) / lengths.clamp(min=1).to(heard.dtype)
+        level = torch.sqrt(power).clamp(min=self.quiet) * self.headroom
+        features = torch.log(self.spectrum(heard / level.unsqueeze(1)) + self.floor)
+        return self.net.judge(features, frame_counts(lengths, self.hop))
+
+
+def _reordered(weight: Tensor, bins: NDArray[np.int64]) -> nn.Parameter:
+    """*weight* [outputs, 257, ...] for features that are natural logarithms in the order *bins*; a bin counts once."""
+    _, once = np.unique(bins, return_index=True)
+    taken = torch.zeros(weight.shape[0], len(bins), *weight.shape[2:])
+    taken[:, once] = weight.detach() / (3 * math.log(10))
+    return nn.Parameter(taken)
 
 
 def _bands(count: int) -> nn.Linear:
