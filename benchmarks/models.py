@@ -13,7 +13,7 @@ from training.frontend import Stft, frame_counts, masked_mean, silence_past, val
 
 
 class Blstm(nn.Module):
-    """Quality-Net (Fu et al., 2018): magnitudes of 512 points every 256, two bidirectional layers of 100, a score a frame."""
+    """Quality-Net (Fu et al., 2018): magnitudes of 512 points, two bidirectional layers of 100, a score a frame."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -47,12 +47,15 @@ def table(head: tuple[str, ...], rows: list[tuple[object, ...]]) -> str:
     """A Markdown table, its columns as wide as they need to be."""
     lines = [head, *[tuple(_text(cell) for cell in row) for row in rows]]
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
-    shown = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines]
+    padded = [[cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines]
+    shown = ["| " + " | ".join(line) + " |" for line in padded]
     return "\n".join([shown[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *shown[1:]])
 
 
 def _text(cell: object) -> str:
-    return f"{cell:.3g}" if isinstance(cell, float) and abs(cell) < 100 else f"{cell:.0f}" if isinstance(cell, float) else str(cell)
+    if not isinstance(cell, float):
+        return str(cell)
+    return f"{cell:.3g}" if abs(cell) < 100 else f"{cell:.0f}"
 
 
 def _version(name: str) -> str | None:

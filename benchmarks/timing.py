@@ -1,4 +1,4 @@
-"""Measures several things in turns, so that a slow moment of the machine hits all of them, and compares them in pairs."""
+"""Measures several things in turns, so that a slow moment of the machine hits all alike, and compares in pairs."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ Mode = Literal["padded", "equal", "alone"]
 GAIN = 0.05
 """Least saving, as a share of an item's cost alone, for which it joins a batch."""
 SCAN = 64
-"""Neighbours in length that are looked at for one batch."""
+"""Neighbours in length that may be passed by for one batch."""
 STRETCH = 8.0
 """A batch may cost its oldest item this many times what it would cost alone."""
 BATCH_S = 0.25
@@ -221,21 +221,22 @@ class Lane(Generic[P]):
         ceiling_s = max(alone_s, min(STRETCH * alone_s, BATCH_S))
         must_end = self._must_end(anchor, now, math.inf)
         most = min(most, self.policy.max_items, self.cost.max_items)
-        for job in self._candidates(anchor) if most > 1 else ():
+        neighbours = self._neighbours(anchor) if most > 1 else None
+        while neighbours and len(jobs) < most and (job := neighbours.nearest()):
             longest_s = max(length_s, job.length_s)
             with_s = self.cost.cost(len(jobs) + 1, longest_s)
-            ends = self._must_end(job, now, must_end)
             if (
                 (len(jobs) + 1) * longest_s > self.max_area_s
                 or with_s - cost_s >= (1 - GAIN) * self.cost.cost(1, job.length_s)
                 or with_s > ceiling_s
-                or now + with_s * self.cost.correction > ends
             ):
+                neighbours.leave_side()
                 continue
-            jobs.append(job)
-            length_s, cost_s, must_end = longest_s, with_s, ends
-            if len(jobs) == most:
-                break
+            neighbours.pass_by()
+            ends = self._must_end(job, now, must_end)
+            if now + with_s * self.cost.correction <= ends:
+                jobs.append(job)
+                length_s, cost_s, must_end = longest_s, with_s, ends
         return sorted(jobs, key=lambda job: job.seq)
 
     def _must_end(self, job: Job[P], now: float, others: float) -> float:
@@ -243,22 +244,51 @@ class Lane(Generic[P]):
         alone_ends = now + job.work_ns * 1e-9 * self.cost.correction
         return min(others, job.deadline) if alone_ends <= job.deadline else others
 
-    def _candidates(self, anchor: Job[P]) -> Iterator[Job[P]]:
-        """Jobs that may share its batch, the nearest in length first."""
+    def _neighbours(self, anchor: Job[P]) -> _Neighbours[P] | None:
         if self.policy.mode == "alone":
-            return
-        order = self._by_length
+            return None
+        reach = 0.0 if self.policy.mode == "equal" else math.inf
+        return _Neighbours(self._waiting, self._by_length, anchor, reach)
+
+
+class _Neighbours(Generic[P]):
+    """A walk from one job to those that may share its batch, the nearest in length first.
+
+    The further a job is off on one side, the less it saves and the more it pads: once one there does not pay, none
+    behind it does, and that side is left.
+    """
+
+    def __init__(
+        self, waiting: dict[int, Job[P]], order: list[tuple[float, int]], anchor: Job[P], reach_s: float
+    ) -> None:
+        self._waiting, self._order = waiting, order
+        self._middle_s, self._reach_s = anchor.length_s, reach_s
         here = bisect_left(order, (anchor.length_s, anchor.seq))
-        left, right = here - 1, here + 1
-        for _ in range(SCAN):
-            below = anchor.length_s - order[left][0] if left >= 0 else math.inf
-            above = order[right][0] - anchor.length_s if right < len(order) else math.inf
-            nearest = min(below, above)
-            if nearest == math.inf or (self.policy.mode == "equal" and nearest > 0):
-                return
-            if above <= below:
-                yield self._waiting[order[right][1]]
-                right += 1
-            else:
-                yield self._waiting[order[left][1]]
-                left -= 1
+        self._below, self._above = here - 1, here + 1
+        self._left = SCAN
+        self._is_above = False
+
+    def nearest(self) -> Job[P] | None:
+        """The next job, on whichever side is nearer; None when both are done with."""
+        order = self._order
+        below = self._middle_s - order[self._below][0] if self._below >= 0 else math.inf
+        above = order[self._above][0] - self._middle_s if self._above < len(order) else math.inf
+        if not self._left or min(below, above) > self._reach_s or below == above == math.inf:
+            return None
+        self._is_above = above <= below
+        return self._waiting[order[self._above if self._is_above else self._below][1]]
+
+    def pass_by(self) -> None:
+        """Go on beyond the job that `nearest` gave."""
+        self._left -= 1
+        if self._is_above:
+            self._above += 1
+        else:
+            self._below -= 1
+
+    def leave_side(self) -> None:
+        """Look no further on that job's side."""
+        if self._is_above:
+            self._above = len(self._order)
+        else:
+            self._below = -1
