@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from service.values import Samples
 
 WINDOW_S = 0.032
-WINDOWS_A_SLAB = 8
-"""Looked at of each second: the long-term spectrum needs no more."""
+WINDOWS_A_SECOND = 8
+"""Looked at, about: the long-term spectrum needs no more."""
 LEAST_WINDOWS = 8
 ACTIVE_POWER = 1e-6
 
@@ -35,11 +35,12 @@ class Bandwidth:
         self._power = np.zeros(self._size // 2 + 1)
         self._windows = 0
 
-    def push(self, slab: Samples) -> None:
+    def push(self, slab: Samples, second: int) -> None:
+        """Take more of the recording; *second* is about a second in samples."""
         count = slab.shape[1] // self._size
         if not count:
             return
-        chosen = slice(None, None, -(-count // WINDOWS_A_SLAB))
+        chosen = slice(None, None, max(1, second // self._size // WINDOWS_A_SECOND))
         windows = slab[:, : count * self._size].reshape(slab.shape[0], count, self._size)[:, chosen]
         active = windows.var(axis=2) > ACTIVE_POWER
         if active.any():
@@ -54,14 +55,13 @@ class Bandwidth:
         level = self._bands()
         around = round(EDGE_HZ / BAND_HZ)
         highest = min(HIGHEST_HZ, self._rate / 2 - ROOM_HZ)
-        candidates = range(round(LOWEST_HZ / BAND_HZ), int(highest / BAND_HZ) + 1)
-        drops = [
-            float(np.median(level[edge - around : edge]) - level[edge + around // 2 :].max()) for edge in candidates
-        ]
-        best = int(np.argmax(drops))
-        if drops[best] < DROP_DB:
+        candidates = np.arange(round(LOWEST_HZ / BAND_HZ), int(highest / BAND_HZ) + 1)
+        inside = np.median(np.lib.stride_tricks.sliding_window_view(level, around), axis=1)[candidates - around]
+        outside = np.maximum.accumulate(level[::-1])[::-1][candidates + around // 2]
+        best = int(np.argmax(inside - outside))
+        if inside[best] - outside[best] < DROP_DB:
             return None
-        return self._end(level, candidates[best] - around)
+        return self._end(level, int(candidates[best]) - around)
 
     def _bands(self) -> NDArray[np.float64]:
         """The mean level of each band in dB, up to half the sample rate."""

@@ -75,6 +75,8 @@ class Clipping:
 
 def _flat_tops(samples: NDArray[np.float32]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """First samples of the clipped runs of one channel, and the samples after their last."""
+    if not _may_be_flat(samples):
+        return np.zeros(0, np.intp), np.zeros(0, np.intp)
     steps = np.diff(samples)
     level = np.abs(samples)
     flat = (np.abs(steps) <= SAME) & (level[1:] >= LEAST_LEVEL)
@@ -91,6 +93,18 @@ def _flat_tops(samples: NDArray[np.float32]) -> tuple[NDArray[np.intp], NDArray[
     clipped = (overshoot >= np.maximum(OVERSHOOT * level, least)) | (edge >= np.maximum(EDGE * level, least))
     clipped &= (ends - starts >= LEAST_RUN) & (level >= NEAR_PEAK * peak)
     return starts[clipped], ends[clipped]
+
+
+def _may_be_flat(samples: NDArray[np.float32]) -> bool:
+    """Whether a few samples near the peak are alike in a row at all: nearly always not, and that is cheap to see."""
+    near, least = NEAR_PEAK - 0.01, LEAST_LEVEL - 1e-3
+    highest, lowest = float(samples.max()), float(samples.min())
+    there = np.flatnonzero((samples >= max(near * highest, least)) | (samples <= min(near * lowest, -least)))
+    if len(there) < LEAST_RUN:
+        return False
+    heights = samples[there]
+    alike = (np.diff(there) == 1) & (np.abs(np.diff(heights)) <= SAME)
+    return bool((alike[1:] & alike[:-1]).any())
 
 
 def _cut_off(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -40,10 +42,13 @@ class Hum:
         whole = np.append(self._rest, mixed)
         count = len(whole) // self._fold
         self._rest = whole[count * self._fold :]
-        self._low = np.append(self._low, whole[: count * self._fold].reshape(count, self._fold).mean(axis=1))
-        while len(self._low) >= self._size:
-            self._look(self._low[: self._size])
-            self._low = self._low[self._size // 2 :]
+        folded = whole[: count * self._fold].reshape(count, self._fold)
+        self._low = np.append(self._low, folded @ np.full(self._fold, 1 / self._fold, np.float32))
+        if len(self._low) >= self._size:
+            half = self._size // 2
+            windows = np.lib.stride_tricks.sliding_window_view(self._low, self._size)[::half]
+            self._look(windows)
+            self._low = self._low[len(windows) * half :]
 
     def finish(self) -> float | None:
         """50.0 or 60.0 where such hum stands out."""
@@ -54,28 +59,37 @@ class Hum:
         heard = {mains: sum(heights) for mains, heights in strengths.items() if _is_hum(heights)}
         return max(heard, key=lambda mains: heard[mains]) if heard else None
 
-    def _look(self, samples: NDArray[np.float32]) -> None:
-        if float(np.mean(samples**2)) < DIGITAL_SILENCE:
-            return
-        spectrum = np.fft.rfft((samples - samples.mean()) * self._window)
+    def _look(self, windows: NDArray[np.float32]) -> None:
+        """Take whole windows, (windows, samples)."""
+        windows = windows[np.mean(windows**2, axis=1) >= DIGITAL_SILENCE]
+        spectrum = np.fft.rfft((windows - windows.mean(axis=1, keepdims=True)) * self._window)
         amplitude = np.abs(spectrum) * (2 / self._window.sum())
-        self._sum += 20 * np.log10(amplitude + 1e-9)
-        self._windows += 1
+        self._sum += (20 * np.log10(amplitude + 1e-9)).sum(axis=0, dtype=np.float64)
+        self._windows += len(windows)
 
     def _stand_out(self, level: NDArray[np.float64], mains: float) -> list[float]:
         """By how many dB each multiple stands out; 0 where it does not."""
-        width = self._rate / self._size
-        frequency = np.arange(len(level)) * width
-        heights = []
-        for multiple in range(1, HARMONICS + 1):
-            away = np.abs(frequency - multiple * mains)
-            line = float(level[away <= LINE_HZ].max())
-            nearby = level[(away >= AROUND_HZ[0]) & (away <= AROUND_HZ[1])]
-            height = line - float(np.median(nearby))
-            next_to_it = level[(away >= AROUND_HZ[0]) & (away <= ALONE_HZ)]
-            clear = height >= STANDS_OUT_DB and line - next_to_it.max() >= ALONE_DB
-            heights.append(height if clear and line >= 20 * np.log10(LEAST_AMPLITUDE) else 0.0)
+        at, around, next_to = _places(len(level), self._rate / self._size, mains)
+        line = level[at].max(axis=1)
+        height = line - np.median(level[around], axis=1)
+        clear = (height >= STANDS_OUT_DB) & (line - level[next_to].max(axis=1) >= ALONE_DB)
+        heard = line >= 20 * np.log10(LEAST_AMPLITUDE)
+        heights: list[float] = np.where(clear & heard, height, 0.0).tolist()
         return heights
+
+
+@lru_cache(maxsize=64)
+def _places(bins: int, width_hz: float, mains: float) -> tuple[NDArray[np.intp], ...]:
+    """For each multiple of *mains* the bins on it, around it, and next to it: three arrays [multiples, bins]."""
+    frequency = np.arange(bins) * width_hz
+    away = np.abs(frequency - mains * np.arange(1, HARMONICS + 1)[:, None])
+    rings = (
+        away <= LINE_HZ,
+        (away >= AROUND_HZ[0]) & (away <= AROUND_HZ[1]),
+        (away >= AROUND_HZ[0]) & (away <= ALONE_HZ),
+    )
+    # A multiple near an end of the spectrum has fewer bins about it than another: all get as few.
+    return tuple(np.stack([np.flatnonzero(row)[: ring.sum(axis=1).min()] for row in ring]) for ring in rings)
 
 
 def _is_hum(heights: list[float]) -> bool:

@@ -27,7 +27,10 @@ DC_OFFSET = 0.01
 LEAST_S = 0.5
 """Shorter recordings are not judged as a whole."""
 TENTH_HOPS = 100
-SLAB_HOPS = 1000
+SECOND_HOPS = 1000
+SLAB_SAMPLES = 160_000
+"""Measured at once, over all channels: calls on short arrays cost more than what they compute."""
+MOST_SECONDS = 10
 LOWEST_BIN_DB = -120
 
 
@@ -56,10 +59,12 @@ class Levels:
     def __init__(self, sample_rate: int, channels: int) -> None:
         self._rate = sample_rate
         self._hop = max(1, round(HOP_S * sample_rate))
-        self._slab = np.zeros((channels, self._hop * SLAB_HOPS), np.float32)
+        self._second = self._hop * SECOND_HOPS
+        seconds = min(max(1, SLAB_SAMPLES // (self._second * channels)), MOST_SECONDS)
+        self._slab = np.zeros((channels, self._second * seconds), np.float32)
         self._filled = 0
         self._seen = 0
-        self._peak = 0.0
+        self._peak_power = 0.0
         self._sum = np.zeros(channels)
         self._energy = 0.0
         self._active = _ActiveLevel()
@@ -86,28 +91,38 @@ class Levels:
         if self._filled:
             self._measure(self._slab[:, : self._filled])
         mean_square = self._energy / max(1, self._seen * len(self._sum))
-        silent = self._peak < SILENT_BELOW
+        silent = self._peak_power < SILENT_BELOW**2
         found = self._quiet.finish(self._seen / self._rate) if silent else self._findings()
-        return LevelFacts(_db(self._peak**2), _db(mean_square), silent, tuple(found))
+        return LevelFacts(_db(self._peak_power), _db(mean_square), silent, tuple(found))
 
     def _measure(self, slab: Samples) -> None:
         start_s = self._seen / self._rate
-        magnitude = np.abs(slab)
         square = slab * slab
         self._seen += slab.shape[1]
-        self._peak = max(self._peak, float(magnitude.max()))
-        self._sum += slab.sum(axis=1, dtype=np.float64)
-        self._energy += float(square.sum(dtype=np.float64))
-        self._clipping.push(slab, start_s)
-        self._bandwidth.push(slab)
-        self._hum.push(slab.mean(axis=0))
+        self._peak_power = max(self._peak_power, float(square.max()))
+        self._sum += slab.sum(axis=1)
+        for first in range(0, slab.shape[1], self._second):
+            self._clipping.push(slab[:, first : first + self._second], start_s + first / self._rate)
+        self._bandwidth.push(slab, self._second)
+        self._hum.push(slab[0] if len(slab) == 1 else slab.mean(axis=0))
         hops = slab.shape[1] // self._hop
-        zero = _by_hop(magnitude, hops, self._hop).max(axis=(0, 2)) < ZERO
-        power = _by_hop(square, hops, self._hop).mean(axis=2)
-        self._dropouts.push(zero, power.max(axis=0))
-        tenths = _by_hop(power, hops // TENTH_HOPS, TENTH_HOPS).mean(axis=2).max(axis=0)
+        power = _mean_of_each(_by_hop(square, hops, self._hop))
+        self._energy += float(power.sum(dtype=np.float64)) * self._hop
+        self._energy += float(square[:, hops * self._hop :].sum(dtype=np.float64))
+        loudest = power.max(axis=0)
+        self._dropouts.push(self._zero(slab, loudest), loudest)
+        tenths = _mean_of_each(_by_hop(power, hops // TENTH_HOPS, TENTH_HOPS)).max(axis=0)
         self._quiet.push(tenths)
         self._active.push(tenths)
+
+    def _zero(self, slab: Samples, power: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """Where every sample of a hop is zero; *power* is the hop's in its loudest channel."""
+        zero = power < ZERO**2
+        quiet = np.flatnonzero(zero)
+        if len(quiet):
+            samples = _by_hop(slab, len(power), self._hop)[:, quiet]
+            zero[quiet] = np.abs(samples).max(axis=(0, 2)) < ZERO
+        return zero
 
     def _findings(self) -> list[Finding]:
         duration_s = self._seen / self._rate
@@ -148,6 +163,13 @@ class _ActiveLevel:
 def _by_hop(values: NDArray[np.float32], count: int, size: int) -> NDArray[np.float32]:
     """(channels, n) → (channels, count, size)."""
     return values[:, : count * size].reshape(values.shape[0], count, size)
+
+
+def _mean_of_each(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The mean over a short last axis, as a matrix product: numpy's own sums are slow there."""
+    size = values.shape[-1]
+    means: NDArray[np.float32] = values @ np.full(size, 1 / size, np.float32)
+    return means
 
 
 def _db(power: float) -> float:
