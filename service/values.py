@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -20,6 +21,21 @@ OneChannel = Literal["mix"] | int
 Channel = OneChannel | Literal["each"]
 
 TASKS: tuple[Task, ...] = ("quality", "scene", "enhance")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Turn:
+    """On whose behalf work is done. Every request has one of its own, whose pieces wait in line with each other.
+
+    Attributes:
+        deadline: on the engine's clock; infinite for none.
+        share: who asks: all requests of one share together get what one request of another gets.
+        bulk: it may wait until nobody else wants the machine.
+    """
+
+    deadline: float = math.inf
+    share: str = ""
+    bulk: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import TypeVar
 
 from pydantic import BaseModel
 from starlette.requests import Request
@@ -17,12 +19,16 @@ from service.api.multipart import UploadedFile
 from service.api.problems import logged_problem
 from service.api.trace import note, request_id_of
 from service.api.upload import BodyMemory, UploadLimits, receive_upload
-from service.audio.decode import Recording
+from service.audio.decode import Recording, open_recording
 from service.audio.raw import parse_raw_type
 from service.errors import BadRequest, Draining, EarmarkError, NotAcceptable
 from service.settings import Settings
+from service.tasks.hear import Report, Wishes, hear_out
 from service.tasks.listen import Workbench
 from service.tasks.opening import opened
+from service.values import Turn
+
+T = TypeVar("T")
 
 JSON = "application/json"
 DEADLINE_HEADER = "Earmark-Deadline-Ms"
@@ -52,9 +58,9 @@ class Desk:
         if self.draining:
             raise Draining("the service is shutting down; another one will answer", retry_after_s=1.0)
         with self.door.enter(request.headers.get("authorization")):
-            deadline = self.bench.clock.now() + _deadline_s(request, self.settings.deadline_s)
+            turn = Turn(self.bench.clock.now() + _deadline_s(request, self.settings.deadline_s))
             async with receive_upload(request, _upload_limits(self.settings), self.memory) as upload:
-                yield Visit(self, request, upload.files, upload.is_form, deadline)
+                yield Visit(self, request, upload.files, upload.is_form, turn)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +71,7 @@ class Visit:
     request: Request
     files: list[UploadedFile]
     is_form: bool
-    deadline: float
+    turn: Turn
 
     @property
     def request_id(self) -> str:
@@ -84,42 +90,42 @@ class Visit:
 
     @asynccontextmanager
     async def opened(self, file: UploadedFile) -> AsyncIterator[Recording]:
-        """The recording in *file*; what is known of it goes to the log when it was heard."""
-        raw = parse_raw_type(file.content_type)
-        desk = self.desk
-        async with opened(desk.bench, file.body, desk.settings.audio_limits, raw) as recording:
+        """The recording in *file*."""
+        async with opened(self.desk.bench, self._opening(file)) as recording:
             yield recording
 
-    async def answer(self, one: Callable[[UploadedFile], Awaitable[BaseModel]]) -> Response:
-        """The answer to the one file; to several, `{"results": [...]}` in order, each an answer or a problem."""
+    async def hear_out(self, file: UploadedFile, wishes: Wishes, conclude: Callable[[Report], T]) -> T:
+        """What *conclude* makes, in a worker, of all that was wished for."""
+        return await hear_out(self._opening(file), self.desk.bench, wishes, self.turn, conclude)
+
+    def _opening(self, file: UploadedFile) -> Callable[[], Recording]:
+        raw = parse_raw_type(file.content_type)
+        return partial(open_recording, file.body, self.desk.settings.audio_limits, raw)
+
+    async def answer(self, one: Callable[[UploadedFile], Awaitable[bytes]]) -> Response:
+        """The JSON *one* makes of the one file; of several, `{"results": [...]}` in order, each that or a problem."""
         if len(self.files) == 1:
-            return await self.json(await one(self.files[0]))
+            return Response(await one(self.files[0]), media_type=JSON)
         few = asyncio.Semaphore(FILES_AT_ONCE)
 
-        async def settled(file: UploadedFile) -> BaseModel | dict[str, Any]:
+        async def settled(file: UploadedFile) -> bytes:
             async with few:
                 try:
                     return await one(file)
                 except EarmarkError as error:
-                    return logged_problem(error, self.request_id)
+                    return json.dumps(logged_problem(error, self.request_id)).encode()
 
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(settled(file)) for file in self.files]
-        return await self.json(Results(results=[task.result() for task in tasks]))
-
-    async def json(self, answer: BaseModel) -> Response:
-        """Written in a worker: the curve of a long recording takes its time."""
-        text = await self.desk.bench.workers.call(answer.model_dump_json)
-        return Response(text, media_type=JSON)
+        return Response(b'{"results":[' + b",".join(task.result() for task in tasks) + b"]}", media_type=JSON)
 
     def note(self, model: str, duration_s: float | None) -> None:
         note(self.request, model=model, audio_s=round(duration_s or 0.0, 3))
 
 
-class Results(BaseModel):
-    """Answers to several files, in the order they came."""
-
-    results: list[Any]
+def as_json(answer: BaseModel) -> bytes:
+    """For a worker: the curve of a long recording takes its time."""
+    return answer.model_dump_json().encode()
 
 
 def desk_of(request: Request) -> Desk:

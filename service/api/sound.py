@@ -61,7 +61,7 @@ async def made_whole(visit: Visit, recording: Recording, wishes: Wishes, encode:
     workers, most = visit.desk.bench.workers, visit.desk.settings.max_answer_bytes
     chunks: list[bytes] = []
     size = 0
-    async with aclosing(hear(recording, visit.desk.bench, wishes, visit.deadline)) as events:
+    async with aclosing(hear(recording, visit.desk.bench, wishes, visit.turn)) as events:
         async for event in events:
             if isinstance(event, SoundPart):
                 chunks.append(await workers.call(partial(encode.push, event.samples)))

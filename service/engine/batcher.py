@@ -12,6 +12,7 @@ from typing import Generic
 
 from service.engine.lane import Batch, Cost, Job, Lane, LaneKey, LanePolicy, P
 from service.errors import DeadlinePassed, Draining, ModelUnavailable, Overloaded
+from service.values import Turn
 
 LONGEST_RETRY_S = 60.0
 
@@ -54,8 +55,13 @@ class Batcher(Generic[P]):
             self._lanes[job.lane].remove(job)
         return _ended(waiting)
 
-    def submit(self, lane_key: LaneKey, length_s: float, deadline: float | None, payload: P, now: float) -> Job[P]:
+    def submit(
+        self, lane_key: LaneKey, length_s: float, turn: Turn, payload: P, now: float, *, is_admitted: bool = False
+    ) -> Job[P]:
         """Admit a job, or refuse it at once.
+
+        Args:
+            is_admitted: it belongs to something that was let in already, and is not refused for want of room.
 
         Raises:
             Overloaded: the queue is full, or the deadline cannot hold; says when to try again.
@@ -69,9 +75,11 @@ class Batcher(Generic[P]):
         if lane is None:
             raise ModelUnavailable(f"{lane_key} was unloaded.")
         alone_s = lane.cost.cost(1, length_s)
-        ends = math.inf if deadline is None else deadline
-        self._admit(alone_s * lane.cost.correction, ends, now)
-        job = Job(next(self._seq), lane_key, length_s, ends, now, round(alone_s * 1e9), payload)
+        if turn.deadline <= now:
+            raise DeadlinePassed("The deadline had passed before the work could be queued.")
+        if not is_admitted:
+            self._admit(alone_s * lane.cost.correction, turn.deadline, now)
+        job = Job(next(self._seq), lane_key, length_s, turn, now, round(alone_s * 1e9), payload)
         self._activate(lane)
         lane.add(job)
         return job
@@ -161,8 +169,6 @@ class Batcher(Generic[P]):
         return sum(lane.queued_s for lane in self._lanes.values())
 
     def _admit(self, own_s: float, deadline: float, now: float) -> None:
-        if deadline <= now:
-            raise DeadlinePassed("The deadline had passed before the work could be queued.")
         queued_s = self._queued_s()
         excess_s = (queued_s + own_s) / self._workers - self._queue_s
         if queued_s and excess_s > 0:

@@ -1,6 +1,6 @@
 """From an awaited job to a batch on a worker and back: the queue's policy, the threads and the backends joined.
 
-Owns the futures: each is resolved on the loop that awaits it, and a client that has gone never disturbs its neighbours.
+Whoever waits is told in the worker that computed the answer, and one that has gone never disturbs its neighbours.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,33 +21,66 @@ from service.engine import batcher, padding
 from service.engine.lane import Batch, Cost, Job, LaneKey, LanePolicy
 from service.engine.meters import End, Meters, Reason
 from service.engine.workers import Run, Workers, hand_over, run_limit_s
-from service.errors import DeadlinePassed, Draining, EarmarkError, ModelFault, ModelUnavailable, OutOfMemory
+from service.errors import (
+    DeadlinePassed,
+    Draining,
+    EarmarkError,
+    InternalFault,
+    ModelFault,
+    ModelUnavailable,
+    OutOfMemory,
+)
 from service.metrics import Metrics
-from service.values import Arrays
+from service.values import Arrays, Turn
 
 logger = logging.getLogger("earmark.engine")
 
 
-@dataclass(eq=False, slots=True)
-class Waiter:
-    """Who waits for a job, and for what."""
+class Waiter(Protocol):
+    """Who waits for a job. Exactly one of both is called, once, unless the job was cancelled."""
+
+    def answered(self, outputs: Arrays) -> None:
+        """In the worker that computed it, which serves nobody else meanwhile."""
+        ...
+
+    def failed(self, error: EarmarkError) -> None:
+        """In any thread, perhaps with locks held: to pass it on, no more."""
+        ...
+
+
+class _Awaited:
+    """Waits on an event loop."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.future: asyncio.Future[Arrays] = self._loop.create_future()
+
+    def answered(self, outputs: Arrays) -> None:
+        hand_over(self._loop, lambda: None if self.future.done() else self.future.set_result(outputs))
+
+    def failed(self, error: EarmarkError) -> None:
+        hand_over(self._loop, lambda: None if self.future.done() else self.future.set_exception(error))
+
+
+@dataclass(frozen=True, slots=True)
+class _Load:
+    """What a job carries."""
 
     waveform: NDArray[np.float32]
-    future: asyncio.Future[Arrays]
-    loop: asyncio.AbstractEventLoop
+    waiter: Waiter
     meters: Meters
 
-    def resolve(self, answer: Arrays | EarmarkError) -> None:
-        """On the waiter's own loop only."""
-        if self.future.done():
-            return
-        if isinstance(answer, EarmarkError):
-            self.future.set_exception(answer)
-        else:
-            self.future.set_result(answer)
 
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """A job that was admitted."""
 
-Answered = tuple[Waiter, Arrays | EarmarkError]
+    _dispatcher: Dispatcher
+    _job: Job[_Load]
+
+    def cancel(self) -> None:
+        """Nobody waits any more; if it still waits its turn it is never computed. From any thread, once."""
+        self._dispatcher.cancel(self._job)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +100,7 @@ class Dispatcher:
         self._workers = workers
         self._metrics = metrics
         self._clock = clock
-        self._batcher: batcher.Batcher[Waiter] = batcher.Batcher(workers.count, queue_s)
+        self._batcher: batcher.Batcher[_Load] = batcher.Batcher(workers.count, queue_s)
         self._stations: dict[LaneKey, _Station] = {}
         self._meters: dict[str, Meters] = {}
         workers.attach(self)
@@ -96,16 +130,37 @@ class Dispatcher:
         self.refuse()
         self._workers.detach(self)
 
-    async def run(self, lane: LaneKey, waveform: NDArray[np.float32], deadline: float | None) -> Arrays:
+    async def run(self, lane: LaneKey, waveform: NDArray[np.float32], turn: Turn) -> Arrays:
         """Queue one job and wait for its outputs; see `Model.run`."""
-        loop = asyncio.get_running_loop()
-        waiter = Waiter(waveform, loop.create_future(), loop, self._meters[lane.model])
-        job = self._submit(lane, waiter, deadline)
+        waiter = _Awaited()
+        ticket = self.submit(lane, waveform, turn, waiter)
         try:
             return await waiter.future
         finally:
             if waiter.future.cancelled():
-                self._cancel(job)
+                ticket.cancel()
+
+    def submit(
+        self, lane: LaneKey, waveform: NDArray[np.float32], turn: Turn, waiter: Waiter, *, is_admitted: bool = False
+    ) -> Ticket:
+        """Queue one job; from any thread. See `Model.submit`."""
+        load = _Load(waveform, waiter, self._meters[lane.model])
+        with self._workers.lock:
+            station = self._stations.get(lane)
+            length_s = len(waveform) / station.sample_rate if station else 0.0
+            try:
+                job = self._batcher.submit(lane, length_s, turn, load, self._clock.now(), is_admitted=is_admitted)
+            except EarmarkError:
+                load.meters.ended["refused"].inc()
+                raise
+            self._workers.lock.notify()
+        return Ticket(self, job)
+
+    def cancel(self, job: Job[_Load]) -> None:
+        """See `Ticket.cancel`."""
+        with self._workers.lock:
+            self._batcher.cancel(job)
+        job.payload.meters.ended["cancelled"].inc()
 
     def take(self, now: float, idle_workers: int) -> Run | None:
         batch, late = self._batcher.next_batch(now, idle_workers)
@@ -122,24 +177,7 @@ class Dispatcher:
     def close(self) -> None:
         self._end(self._batcher.close(), "failed", lambda: Draining("The service is shutting down."))
 
-    def _submit(self, lane: LaneKey, waiter: Waiter, deadline: float | None) -> Job[Waiter]:
-        with self._workers.lock:
-            station = self._stations.get(lane)
-            length_s = len(waiter.waveform) / station.sample_rate if station else 0.0
-            try:
-                job = self._batcher.submit(lane, length_s, deadline, waiter, self._clock.now())
-            except EarmarkError:
-                waiter.meters.ended["refused"].inc()
-                raise
-            self._workers.lock.notify()
-        return job
-
-    def _cancel(self, job: Job[Waiter]) -> None:
-        with self._workers.lock:
-            self._batcher.cancel(job)
-        job.payload.meters.ended["cancelled"].inc()
-
-    def _execute(self, batch: Batch[Waiter], station: _Station) -> None:
+    def _execute(self, batch: Batch[_Load], station: _Station) -> None:
         """Run a batch in the calling worker and answer its jobs, or have it tried again in parts."""
         inputs = padding.assemble([job.payload.waveform for job in batch.jobs])
         try:
@@ -153,7 +191,7 @@ class Dispatcher:
             answers = [item if padding.is_finite(item) else _not_finite(batch.lane) for item in items]
             self._done(batch, station.meters, answers)
 
-    def _done(self, batch: Batch[Waiter], meters: Meters, answers: Sequence[Arrays | EarmarkError]) -> None:
+    def _done(self, batch: Batch[_Load], meters: Meters, answers: Sequence[Arrays | EarmarkError]) -> None:
         seconds = self._clock.now() - batch.started
         meters.run_seconds.observe(seconds)
         with self._workers.lock:
@@ -161,9 +199,9 @@ class Dispatcher:
         for job, answer in zip(batch.jobs, answers, strict=True):
             if not job.abandoned:
                 meters.ended["failed" if isinstance(answer, EarmarkError) else "done"].inc()
-        _answer([(job.payload, answer) for job, answer in zip(batch.jobs, answers, strict=True)])
+                _answer(job.payload.waiter, answer)
 
-    def _failed(self, batch: Batch[Waiter], meters: Meters, error: Exception, reason: Reason) -> None:
+    def _failed(self, batch: Batch[_Load], meters: Meters, error: Exception, reason: Reason) -> None:
         out_of_memory = reason == "memory"
         with self._workers.lock:
             ended = self._batcher.failed(batch, out_of_memory=out_of_memory)
@@ -175,16 +213,16 @@ class Dispatcher:
         trace = None if out_of_memory else error
         logger.warning("batch failed: %s", error, extra=facts | {"reason": reason}, exc_info=trace)
 
-    def _lost(self, batch: Batch[Waiter]) -> None:
+    def _lost(self, batch: Batch[_Load]) -> None:
         with self._workers.lock:
             if self._batcher.drop(batch):
                 self._end(batch.jobs, "failed", lambda: _model_failed(batch.lane))
 
-    def _end(self, jobs: Sequence[Job[Waiter]], end: End, error: Callable[[], EarmarkError]) -> None:
+    def _end(self, jobs: Sequence[Job[_Load]], end: End, error: Callable[[], EarmarkError]) -> None:
         for job in jobs:
             if not job.abandoned:
                 job.payload.meters.ended[end].inc()
-        _answer([(job.payload, error()) for job in jobs])
+                job.payload.waiter.failed(error())
 
     def _queued(self, model: str) -> tuple[int, float]:
         """Jobs that wait for *model*, in all its builds, and the expected seconds for them."""
@@ -193,7 +231,7 @@ class Dispatcher:
         return sum(items for items, _ in waiting), sum(seconds for _, seconds in waiting)
 
 
-def _measure_start(batch: Batch[Waiter], meters: Meters, now: float) -> None:
+def _measure_start(batch: Batch[_Load], meters: Meters, now: float) -> None:
     for job in batch.jobs:
         meters.wait_seconds.observe(now - job.submitted)
     meters.batch_items.observe(len(batch.jobs))
@@ -201,18 +239,16 @@ def _measure_start(batch: Batch[Waiter], meters: Meters, now: float) -> None:
     meters.batch_padding.observe(max(0.0, 1 - useful_s / batch.area_s))
 
 
-def _answer(answers: Sequence[Answered]) -> None:
-    """Hand each waiter its answer on its own loop, one call for all of a loop."""
-    by_loop: dict[asyncio.AbstractEventLoop, list[Answered]] = {}
-    for waiter, answer in answers:
-        by_loop.setdefault(waiter.loop, []).append((waiter, answer))
-    for loop, mine in by_loop.items():
-        hand_over(loop, partial(_resolve, mine))
-
-
-def _resolve(answers: Sequence[Answered]) -> None:
-    for waiter, answer in answers:
-        waiter.resolve(answer)
+def _answer(waiter: Waiter, answer: Arrays | EarmarkError) -> None:
+    """One that breaks over its answer does not disturb its neighbours."""
+    if isinstance(answer, EarmarkError):
+        waiter.failed(answer)
+        return
+    try:
+        waiter.answered(answer)
+    except Exception:
+        logger.exception("an answer could not be taken", extra={"event": "waiter_broke"})
+        waiter.failed(InternalFault("The answer could not be taken."))
 
 
 def _deadline_passed() -> EarmarkError:

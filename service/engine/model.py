@@ -5,11 +5,14 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from service.engine.dispatch import Dispatcher
+from service.engine.dispatch import Dispatcher, Ticket, Waiter
 from service.engine.lane import LaneKey
 from service.engine.loading import Loaded
 from service.errors import EmptyAudio, InternalFault
-from service.values import Arrays
+from service.values import Arrays, Turn
+
+ANYONE = Turn()
+"""No deadline, no share."""
 
 
 class Model:
@@ -36,25 +39,36 @@ class Model:
     def __repr__(self) -> str:
         return f"Model({self.manifest.id}, {self.backend}, {self.provider}, {self.batching})"
 
-    async def run(self, waveform: NDArray[np.float32], deadline: float | None = None) -> Arrays:
+    async def run(self, waveform: NDArray[np.float32], turn: Turn = ANYONE) -> Arrays:
         """Compute one job. Cancelling the awaiting task cancels it: it is never computed if it still waits.
+
+        Args, returns and raises: as `submit`, whose waiter is the caller.
+        """
+        self._check(waveform)
+        return await self._dispatcher.run(self.lane, waveform, turn)
+
+    def submit(
+        self, waveform: NDArray[np.float32], turn: Turn, waiter: Waiter, *, is_admitted: bool = False
+    ) -> Ticket:
+        """Queue one job, from any thread.
 
         Args:
             waveform: (samples,) at the manifest's rate, at least one sample, at most `window.max_s` long.
-            deadline: on the engine's clock; None waits as long as it takes.
-
-        Returns:
-            The graph's outputs for this item without the batch axis: `enhanced` as long as *waveform*, frames as many
-            as the item's `frame_lengths`.
+            waiter: is given the graph's outputs for this item without the batch axis: `enhanced` as long as *waveform*,
+                frames as many as the item's `frame_lengths`; or one of `DeadlinePassed`, `OutOfMemory` (no room even
+                for this job alone), `ModelFault` (the model failed on this waveform), `Draining`, `ModelUnavailable`.
+            is_admitted: more of a recording that was let in already.
 
         Raises:
             EmptyAudio: *waveform* has no samples.
-            Overloaded: at once, if the queue is full or the deadline cannot hold.
-            DeadlinePassed: it passed before the job was run.
-            OutOfMemory: no room even for this job alone.
-            ModelFault: the model failed on this waveform.
+            Overloaded: the queue is full or the deadline cannot hold.
+            DeadlinePassed: it had passed already.
             Draining: the service is shutting down.
         """
+        self._check(waveform)
+        return self._dispatcher.submit(self.lane, waveform, turn, waiter, is_admitted=is_admitted)
+
+    def _check(self, waveform: NDArray[np.float32]) -> None:
         if waveform.size == 0:
             raise EmptyAudio("There are no samples to listen to.")
         if waveform.ndim != 1 or waveform.dtype != np.float32 or len(waveform) > self._max_samples:
@@ -62,4 +76,3 @@ class Model:
                 f"{self.manifest.id} takes 1 to {self._max_samples} float32 samples, "
                 f"not {waveform.dtype} of shape {waveform.shape}"
             )
-        return await self._dispatcher.run(self.lane, waveform, deadline)

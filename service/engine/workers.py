@@ -99,6 +99,26 @@ class _Call(Generic[T]):
         self.fail(InternalFault("The work did not come back."))
 
 
+@dataclass(eq=False, slots=True)
+class _Post:
+    """A call that nobody awaits."""
+
+    work: Callable[[], None]
+    failed: Callable[[Exception], None]
+
+    def run(self) -> None:
+        try:
+            self.work()
+        except Exception as error:
+            self.failed(error)
+
+    def fail(self, error: Exception) -> None:
+        self.failed(error)
+
+    def lost(self) -> None:
+        self.failed(InternalFault("The work did not come back."))
+
+
 def hand_over(loop: asyncio.AbstractEventLoop, deliver: Callable[[], None]) -> None:
     """Run *deliver* on *loop*; where that is closed, nobody waits any more."""
     try:
@@ -169,6 +189,20 @@ class Workers:
         finally:
             if future.cancelled():
                 self._forget(call)
+
+    def post(self, work: Callable[[], None], failed: Callable[[Exception], None]) -> None:
+        """Run plain *work* in a worker thread; may be called from any thread, returns at once.
+
+        Args:
+            failed: told what *work* raised, or why it was never run; perhaps with locks held, so it only passes it on.
+        """
+        call = _Post(work, failed)
+        with self.lock:
+            if not self._stopping.is_set():
+                self._calls.append(call)
+                self.lock.notify()
+                return
+        failed(Draining("The service is shutting down and takes no new work."))
 
     def stop(self) -> None:
         """End the threads after what they run now; what waits fails with `Draining`. Idempotent."""

@@ -5,10 +5,10 @@ All endpoints come through here: `/quality`, `/scene` and `/enhance` wish for on
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import ExitStack, aclosing
 from dataclasses import dataclass, field
-from functools import partial
+from typing import TypeVar
 
 from service.audio.decode import Recording
 from service.audio.levels import LevelFacts
@@ -16,11 +16,13 @@ from service.audio.waveform import Envelope
 from service.engine.model import Model
 from service.errors import BadRequest, InternalFault
 from service.tasks.enhance import EnhanceListener, wet_share
-from service.tasks.listen import Listener, Workbench, listen
+from service.tasks.listen import Company, Listener, Walk, Workbench
 from service.tasks.measure import MeasureListener
 from service.tasks.quality import QualityAnswer, QualityListener, check_step
 from service.tasks.scene import SceneAnswer, SceneListener, check_alike, conclude
-from service.values import AudioFacts, Channel, Curve, OneChannel, Samples, Task
+from service.values import AudioFacts, Channel, Curve, OneChannel, Samples, Task, Turn
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,38 +105,64 @@ class Report:
 Event = CurvePart | SoundPart | Report
 
 
-async def hear(recording: Recording, bench: Workbench, wishes: Wishes, deadline: float) -> AsyncGenerator[Event]:
+async def hear(recording: Recording, bench: Workbench, wishes: Wishes, turn: Turn) -> AsyncGenerator[Event]:
     """Listen to *recording*; gives parts as they are made and the report last.
 
     Args:
-        deadline: on the bench's clock.
+        turn: on whose behalf, and until when.
 
     Raises:
         NotFound, BadRequest: a wish that cannot be met, before anything is decoded.
-        EarmarkError: see `service.tasks.listen.listen`.
+        EarmarkError: see `service.tasks.listen.Walk`.
     """
     with ExitStack() as leases:
-        party = _Party(recording.facts, bench, wishes, leases)
-        async with aclosing(listen(recording, party.listeners, bench, deadline)) as walk:
-            async for _ in walk:
+        party = _Party(recording, bench, wishes, leases)
+        walk = Walk(bench, turn, lambda: Company(recording, party.listeners), party.report, pausing=True)
+        async with aclosing(walk.parts()) as steps:
+            async for _ in steps:
                 for part in party.parts():
                     yield part
-        yield await bench.workers.call(partial(party.report, recording))
+        yield walk.result
 
 
-async def hear_out(recording: Recording, bench: Workbench, wishes: Wishes, deadline: float) -> Report:
-    """`hear`, when only the report is of interest."""
-    async with aclosing(hear(recording, bench, wishes, deadline)) as events:
-        async for event in events:
-            if isinstance(event, Report):
-                return event
-    raise InternalFault("a walk ended without a report")
+async def hear_out(
+    opening: Callable[[], Recording],
+    bench: Workbench,
+    wishes: Wishes,
+    turn: Turn,
+    conclude: Callable[[Report], T],
+) -> T:
+    """`hear`, when only the report is of interest: everything from opening the recording on is done by workers.
+
+    Args:
+        opening: opens the recording, in a worker.
+        conclude: what is wanted of the report, in a worker too.
+
+    Raises:
+        UnsupportedAudio, TooLarge, BadAudio: as *opening* does.
+        NotFound, BadRequest, EarmarkError: as `hear` does.
+    """
+    with ExitStack() as leases:
+        parties: list[_Party] = []
+
+        def gather() -> Company:
+            recording = opening()
+            try:
+                parties.append(_Party(recording, bench, wishes, leases))
+            except BaseException:
+                recording.close()
+                raise
+            return Company(recording, parties[0].listeners)
+
+        return await Walk(bench, turn, gather, lambda: conclude(parties[0].report())).run()
 
 
 class _Party:
     """The listeners that meet the wishes, and what they have to say."""
 
-    def __init__(self, facts: AudioFacts, bench: Workbench, wishes: Wishes, leases: ExitStack) -> None:
+    def __init__(self, recording: Recording, bench: Workbench, wishes: Wishes, leases: ExitStack) -> None:
+        facts = recording.facts
+        self._recording = recording
         self._facts = facts
         self._bench = bench
         self._wishes = wishes
@@ -169,8 +197,9 @@ class _Party:
                 made.append(SoundPart(samples, self._enhance.rate))
         return made
 
-    def report(self, recording: Recording) -> Report:
+    def report(self) -> Report:
         """All the answers, once the walk is over."""
+        recording = self._recording
         levels = self._measure.facts
         if levels is None:
             raise InternalFault("the walk ended before the measurements did")

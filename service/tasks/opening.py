@@ -1,33 +1,28 @@
-"""Opens a received body as a recording, and closes it whatever happens."""
+"""Opens a recording in a worker, and closes it whatever happens."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from functools import partial
 
-from service.audio.decode import Recording, open_recording
-from service.audio.raw import RawFormat
+from service.audio.decode import Recording
 from service.tasks.listen import Workbench
-from service.values import AudioLimits
 
 
 @asynccontextmanager
-async def opened(
-    bench: Workbench, body: bytes | bytearray | memoryview, limits: AudioLimits, raw: RawFormat | None = None
-) -> AsyncIterator[Recording]:
-    """The recording in *body*, opened in a worker.
+async def opened(bench: Workbench, opening: Callable[[], Recording]) -> AsyncIterator[Recording]:
+    """The recording that *opening* opens, in a worker.
 
     Raises:
         UnsupportedAudio, TooLarge, BadAudio: as `open_recording` does.
     """
-    opening = asyncio.ensure_future(bench.workers.call(partial(open_recording, body, limits, raw)))
+    pending = asyncio.ensure_future(bench.workers.call(opening))
     try:
-        recording = await asyncio.shield(opening)
+        recording = await asyncio.shield(pending)
     except asyncio.CancelledError:
         # the worker may be opening it (and starting a child process) at this very moment
-        opening.add_done_callback(_close_unwanted)
+        pending.add_done_callback(_close_unwanted)
         raise
     try:
         yield recording

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from service.audio.decode import open_recording
+from service.audio.decode import Recording, open_recording
 from service.audio.raw import RawFormat
 from service.engine.model import Model
 from service.errors import BadRequest, DeadlinePassed, NonFiniteAudio, NotFound, Overloaded, SilentAudio, TooShort
@@ -26,18 +26,22 @@ from service.tasks.hear import (
     hear_out,
 )
 from service.tasks.listen import Workbench
-from service.values import Arrays, AudioLimits
+from service.values import Arrays, AudioLimits, Turn
 from tests.e2e.sounds import speechlike, wav
 
 SOON_S = 60.0
 
 
-def later(bench: Workbench) -> float:
-    return bench.clock.now() + SOON_S
+def later(bench: Workbench) -> Turn:
+    return Turn(bench.clock.now() + SOON_S)
+
+
+async def heard_out(recording: Recording, bench: Workbench, wishes: Wishes, turn: Turn) -> Report:
+    return await hear_out(lambda: recording, bench, wishes, turn, lambda report: report)
 
 
 async def report(bench: Workbench, samples: NDArray[np.float32], wishes: Wishes, rate: int = 16_000) -> Report:
-    return await hear_out(open_recording(wav(samples, rate), AudioLimits()), bench, wishes, later(bench))
+    return await heard_out(open_recording(wav(samples, rate), AudioLimits()), bench, wishes, later(bench))
 
 
 async def enhanced(bench: Workbench, samples: NDArray[np.float32], wish: EnhanceWish, rate: int) -> NDArray[np.float32]:
@@ -200,7 +204,7 @@ async def test_the_deadline_ends_a_walk(bench: Workbench) -> None:
     recording = open_recording(wav(speechlike(30)), AudioLimits())
 
     with pytest.raises(DeadlinePassed):
-        await hear_out(recording, bench, Wishes(quality=QualityWish()), bench.clock.now() - 1)
+        await heard_out(recording, bench, Wishes(quality=QualityWish()), Turn(bench.clock.now() - 1))
 
 
 async def test_a_fault_in_the_middle_ends_the_walk_and_frees_everything(bench: Workbench) -> None:
@@ -209,7 +213,7 @@ async def test_a_fault_in_the_middle_ends_the_walk_and_frees_everything(bench: W
     recording = open_recording(samples.tobytes(), AudioLimits(), RawFormat(16_000, 1, "f32le"))
 
     with pytest.raises(NonFiniteAudio):
-        await hear_out(recording, bench, Wishes(quality=QualityWish()), later(bench))
+        await heard_out(recording, bench, Wishes(quality=QualityWish()), later(bench))
 
     assert (await report(bench, speechlike(1), Wishes(quality=QualityWish()))).quality
 
@@ -224,7 +228,7 @@ async def test_a_walk_that_is_cancelled_leaves_nothing_behind(bench: Workbench) 
         loop.call_soon_threadsafe(closed.set)
 
     recording.close = close_and_say  # type: ignore[method-assign]
-    walk = asyncio.create_task(hear_out(recording, bench, Wishes(quality=QualityWish()), later(bench)))
+    walk = asyncio.create_task(heard_out(recording, bench, Wishes(quality=QualityWish()), later(bench)))
     await asyncio.sleep(0.02)
     walk.cancel()
 

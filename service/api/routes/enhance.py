@@ -12,12 +12,11 @@ from urllib.parse import quote
 
 from fastapi import APIRouter, Query, Request, Response
 
-from service.api.desk import JSON, Visit, desk_of
+from service.api.desk import JSON, Visit, as_json, desk_of
 from service.api.multipart import UploadedFile
 from service.api.negotiate import choose
 from service.api.parameters import EnhanceQuery
 from service.api.routes.contract import LISTEN_PROBLEMS, TAG_LISTEN, answers, listening
-from service.api.schemas import Enhanced
 from service.api.sound import MEDIA_TYPES, Sound, encoder_of, enhanced, made_whole
 from service.api.streamed import StreamedAnswer
 from service.audio.encode import Encoder
@@ -50,8 +49,9 @@ async def enhance(request: Request, query: Annotated[EnhanceQuery, Query()]) -> 
         return await _streamed(visit, query, held)
 
 
-async def _inside_json(visit: Visit, query: EnhanceQuery, file: UploadedFile) -> Enhanced:
-    return enhanced(visit, file, await _whole(visit, query, file), with_data=True)
+async def _inside_json(visit: Visit, query: EnhanceQuery, file: UploadedFile) -> bytes:
+    sound = await _whole(visit, query, file)
+    return await visit.desk.bench.workers.call(lambda: as_json(enhanced(visit, file, sound, with_data=True)))
 
 
 async def _with_scores(visit: Visit, query: EnhanceQuery) -> Response:
@@ -79,7 +79,7 @@ async def _streamed(visit: Visit, query: EnhanceQuery, held: AsyncExitStack) -> 
     recording = await held.enter_async_context(visit.opened(file))
     model = held.enter_context(models.lease("enhance", query.model)).manifest.id
     encode = encoder_of(recording, wish, query.format)
-    heard = hear(recording, visit.desk.bench, Wishes(enhance=wish), visit.deadline)
+    heard = hear(recording, visit.desk.bench, Wishes(enhance=wish), visit.turn)
     events = await held.enter_async_context(aclosing(heard))
     first = await anext(events)
     headers = _headers(file, encode.suffix, model)

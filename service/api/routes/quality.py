@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 
 from service.api import shape
-from service.api.desk import JSON, Visit, desk_of
+from service.api.desk import JSON, Visit, as_json, desk_of
 from service.api.multipart import UploadedFile
 from service.api.negotiate import choose
 from service.api.parameters import QualityQuery
@@ -21,7 +21,7 @@ from service.api.routes.contract import LISTEN_PROBLEMS, TAG_LISTEN, answers, li
 from service.api.schemas import Quality
 from service.api.streamed import StreamedAnswer
 from service.errors import EarmarkError
-from service.tasks.hear import CurvePart, Event, Report, Wishes, hear, hear_out
+from service.tasks.hear import CurvePart, Event, Report, Wishes, hear
 
 NDJSON, CSV, SVG = "application/x-ndjson", "text/csv", "image/svg+xml"
 OUTLINE_POINTS = 880
@@ -49,30 +49,25 @@ async def quality(request: Request, query: Annotated[QualityQuery, Query()]) -> 
         return await _drawn(visit, query, wanted)
 
 
-async def _one(visit: Visit, query: QualityQuery, file: UploadedFile) -> Quality:
-    report = await _hear(visit, file, Wishes(quality=query.wish()))
-    return _shaped(visit, file, query, report)
+async def _one(visit: Visit, query: QualityQuery, file: UploadedFile) -> bytes:
+    return await visit.hear_out(
+        file, Wishes(quality=query.wish()), lambda report: as_json(_shaped(visit, file, query, report))
+    )
 
 
 async def _drawn(visit: Visit, query: QualityQuery, wanted: str) -> Response:
     file, drawn = visit.only_file, query.model_copy(update={"curve": True})
-    outline_points = OUTLINE_POINTS if wanted == SVG else 0
-    report = await _hear(visit, file, Wishes(quality=query.wish(), outline_points=outline_points))
-    answer = _shaped(visit, file, drawn, report)
-    workers = visit.desk.bench.workers
-    if report.outline is None:
-        return Response(await workers.call(partial(curve_csv, answer)), media_type=CSV)
-    return Response(await workers.call(partial(curve_svg, answer, report.outline)), media_type=SVG)
 
+    def draw(report: Report) -> str:
+        answer = _shaped(visit, file, drawn, report)
+        return curve_csv(answer) if report.outline is None else curve_svg(answer, report.outline)
 
-async def _hear(visit: Visit, file: UploadedFile, wishes: Wishes) -> Report:
-    async with visit.opened(file) as recording:
-        report = await hear_out(recording, visit.desk.bench, wishes, visit.deadline)
-    visit.note(report.quality_model, report.facts.duration_s)
-    return report
+    wishes = Wishes(quality=query.wish(), outline_points=OUTLINE_POINTS if wanted == SVG else 0)
+    return Response(await visit.hear_out(file, wishes, draw), media_type=wanted)
 
 
 def _shaped(visit: Visit, file: UploadedFile, query: QualityQuery, report: Report) -> Quality:
+    visit.note(report.quality_model, report.facts.duration_s)
     return shape.quality(report, shape.audio_info(report, file.sha256), visit.request_id, curve=query.curve)
 
 
@@ -81,7 +76,7 @@ async def _lines(visit: Visit, file: UploadedFile, query: QualityQuery) -> Async
     async with visit.opened(file) as recording:
         facts = recording.facts
         audio = {"sample_rate": facts.sample_rate, "channels": facts.channels, "format": facts.format}
-        heard = hear(recording, visit.desk.bench, Wishes(quality=query.wish()), visit.deadline)
+        heard = hear(recording, visit.desk.bench, Wishes(quality=query.wish()), visit.turn)
         async with aclosing(heard) as events:
             first = await anext(events)
             yield _line({"type": "audio", **audio, "sha256": file.sha256})
@@ -100,7 +95,6 @@ def _event_line(visit: Visit, file: UploadedFile, query: QualityQuery, event: Ev
         place = {"channel": event.place, "start_s": round(curve.start_s, 4), "step_s": curve.step_s}
         return _line({"type": "curve", **place, "values": values})
     if isinstance(event, Report):
-        visit.note(event.quality_model, event.facts.duration_s)
         return _line({"type": "answer", **_shaped(visit, file, query, event).model_dump()})
     raise AssertionError(event)
 

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from fastapi import APIRouter, Query, Request, Response
 
 from service.api import shape
-from service.api.desk import JSON, Visit, desk_of
+from service.api.desk import JSON, Visit, as_json, desk_of
 from service.api.multipart import UploadedFile
 from service.api.negotiate import choose
 from service.api.parameters import SceneQuery
 from service.api.render import segments_audacity, segments_csv
 from service.api.routes.contract import LISTEN_PROBLEMS, TAG_LISTEN, answers, listening
 from service.api.schemas import Scene
-from service.tasks.hear import Wishes, hear_out
+from service.tasks.hear import Report, Wishes
+
+T = TypeVar("T")
 
 CSV, AUDACITY = "text/csv", "text/x-audacity"
 TABLES = {CSV: segments_csv, AUDACITY: segments_audacity}
@@ -34,14 +37,15 @@ async def scene(request: Request, query: Annotated[SceneQuery, Query()]) -> Resp
     wanted = choose(request.headers.get("accept"), (JSON, CSV, AUDACITY))
     async with desk_of(request).visit(request) as visit:
         if wanted == JSON:
-            return await visit.answer(partial(_one, visit, query))
-        answer = await _one(visit, query.model_copy(update={"segments": True}), visit.only_file)
-        return Response(TABLES[wanted](answer), media_type=wanted)
+            return await visit.answer(partial(_one, visit, query, as_json))
+        with_segments = query.model_copy(update={"segments": True})
+        return Response(await _one(visit, with_segments, TABLES[wanted], visit.only_file), media_type=wanted)
 
 
-async def _one(visit: Visit, query: SceneQuery, file: UploadedFile) -> Scene:
-    async with visit.opened(file) as recording:
-        report = await hear_out(recording, visit.desk.bench, Wishes(scene=query.wish()), visit.deadline)
-    visit.note(report.scene_model, report.facts.duration_s)
-    audio = shape.audio_info(report, file.sha256)
-    return shape.scene(report, audio, visit.request_id, segments=query.segments, frames=query.frames)
+async def _one(visit: Visit, query: SceneQuery, write: Callable[[Scene], T], file: UploadedFile) -> T:
+    def conclude(report: Report) -> T:
+        visit.note(report.scene_model, report.facts.duration_s)
+        audio = shape.audio_info(report, file.sha256)
+        return write(shape.scene(report, audio, visit.request_id, segments=query.segments, frames=query.frames))
+
+    return await visit.hear_out(file, Wishes(scene=query.wish()), conclude)
