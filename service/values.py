@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -20,6 +21,27 @@ OneChannel = Literal["mix"] | int
 Channel = OneChannel | Literal["each"]
 
 TASKS: tuple[Task, ...] = ("quality", "scene", "enhance")
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """On whose behalf work is done, and by when: what the queue goes by when it says whose turn it is.
+
+    Attributes:
+        deadline: on the engine's clock; infinite waits as long as it takes.
+        share: who pays for it, the caller's key (its id) or, where there are no keys, the caller's address.
+        flow: one request of that caller.
+        bulk: may wait for whatever is not.
+    """
+
+    deadline: float = math.inf
+    share: str = ""
+    flow: int = 0
+    bulk: bool = False
+
+
+WHENEVER = Turn()
+"""Of nobody in particular, with all the time there is."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,7 +69,9 @@ def test_locks_hold_no_address(lock: Path) -> None:
     assert ADDRESS.findall(lock.read_text("utf-8")) == []
 
 
-@pytest.mark.parametrize("line", ["--index-url x", "--find-links wheels", "torch @ file:///w/t.whl", "# from https://x"])
+@pytest.mark.parametrize(
+    "line", ["--index-url x", "--find-links wheels", "torch @ file:///w/t.whl", "# from https://x"]
+)
 def test_an_address_would_be_found(line: str) -> None:
     assert ADDRESS.search(line)
 

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 from pydantic import BaseModel
@@ -23,11 +24,16 @@ from service.errors import BadRequest, Draining, EarmarkError, NotAcceptable
 from service.settings import Settings
 from service.tasks.listen import Workbench
 from service.tasks.opening import opened
+from service.values import Turn
 
 JSON = "application/json"
 DEADLINE_HEADER = "Earmark-Deadline-Ms"
+PRIORITY_HEADER = "Earmark-Priority"
+INTERACTIVE, BULK = "interactive", "bulk"
 FILES_AT_ONCE = 4
 """Of one form: the rest wait, so that a folder in one request does not fill the queue."""
+
+_flows = count(1)
 
 
 @dataclass(slots=True)
@@ -51,10 +57,12 @@ class Desk:
         """
         if self.draining:
             raise Draining("the service is shutting down; another one will answer", retry_after_s=1.0)
-        with self.door.enter(request.headers.get("authorization")):
+        address = request.client.host if request.client else ""
+        with self.door.enter(request.headers.get("authorization"), address) as caller:
             deadline = self.bench.clock.now() + _deadline_s(request, self.settings.deadline_s)
+            turn = Turn(deadline, caller, next(_flows), _is_bulk(request))
             async with receive_upload(request, _upload_limits(self.settings), self.memory) as upload:
-                yield Visit(self, request, upload.files, upload.is_form, deadline)
+                yield Visit(self, request, upload.files, upload.is_form, turn)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +73,7 @@ class Visit:
     request: Request
     files: list[UploadedFile]
     is_form: bool
-    deadline: float
+    turn: Turn
 
     @property
     def request_id(self) -> str:
@@ -87,7 +95,7 @@ class Visit:
         """The recording in *file*; what is known of it goes to the log when it was heard."""
         raw = parse_raw_type(file.content_type)
         desk = self.desk
-        async with opened(desk.bench, file.body, desk.settings.audio_limits, raw) as recording:
+        async with opened(desk.bench, file.body, desk.settings.audio_limits, self.turn, raw) as recording:
             yield recording
 
     async def answer(self, one: Callable[[UploadedFile], Awaitable[BaseModel]]) -> Response:
@@ -109,7 +117,7 @@ class Visit:
 
     async def json(self, answer: BaseModel) -> Response:
         """Written in a worker: the curve of a long recording takes its time."""
-        text = await self.desk.bench.workers.call(answer.model_dump_json)
+        text = await self.desk.bench.workers.call(answer.model_dump_json, self.turn)
         return Response(text, media_type=JSON)
 
     def note(self, model: str, duration_s: float | None) -> None:
@@ -135,6 +143,17 @@ def _deadline_s(request: Request, most_s: float) -> float:
     if not (said.isascii() and said.isdecimal() and len(said) <= 12 and int(said) > 0):
         raise BadRequest(f"{DEADLINE_HEADER} must be a whole number of milliseconds above 0", parameter=DEADLINE_HEADER)
     return min(most_s, int(said) / 1000)
+
+
+def _is_bulk(request: Request) -> bool:
+    said = request.headers.get(PRIORITY_HEADER, INTERACTIVE).strip().lower()
+    if said not in (INTERACTIVE, BULK):
+        raise BadRequest(
+            f"{PRIORITY_HEADER} must be {INTERACTIVE} or {BULK}",
+            parameter=PRIORITY_HEADER,
+            supported=[INTERACTIVE, BULK],
+        )
+    return said == BULK
 
 
 def _upload_limits(settings: Settings) -> UploadLimits:

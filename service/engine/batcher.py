@@ -12,6 +12,7 @@ from typing import Generic
 
 from service.engine.lane import Batch, Cost, Job, Lane, LaneKey, LanePolicy, P
 from service.errors import DeadlinePassed, Draining, ModelUnavailable, Overloaded
+from service.values import Turn
 
 LONGEST_RETRY_S = 60.0
 
@@ -54,7 +55,7 @@ class Batcher(Generic[P]):
             self._lanes[job.lane].remove(job)
         return _ended(waiting)
 
-    def submit(self, lane_key: LaneKey, length_s: float, deadline: float | None, payload: P, now: float) -> Job[P]:
+    def submit(self, lane_key: LaneKey, length_s: float, turn: Turn, payload: P, now: float) -> Job[P]:
         """Admit a job, or refuse it at once.
 
         Raises:
@@ -69,9 +70,8 @@ class Batcher(Generic[P]):
         if lane is None:
             raise ModelUnavailable(f"{lane_key} was unloaded.")
         alone_s = lane.cost.cost(1, length_s)
-        ends = math.inf if deadline is None else deadline
-        self._admit(alone_s * lane.cost.correction, ends, now)
-        job = Job(next(self._seq), lane_key, length_s, ends, now, round(alone_s * 1e9), payload)
+        self._admit(alone_s * lane.cost.correction, turn.deadline, now)
+        job = Job(next(self._seq), lane_key, length_s, turn, now, round(alone_s * 1e9), payload)
         self._activate(lane)
         lane.add(job)
         return job

@@ -22,7 +22,7 @@ from service.engine.meters import End, Meters, Reason
 from service.engine.workers import Run, Workers, hand_over, run_limit_s
 from service.errors import DeadlinePassed, Draining, EarmarkError, ModelFault, ModelUnavailable, OutOfMemory
 from service.metrics import Metrics
-from service.values import Arrays
+from service.values import Arrays, Turn
 
 logger = logging.getLogger("earmark.engine")
 
@@ -96,11 +96,11 @@ class Dispatcher:
         self.refuse()
         self._workers.detach(self)
 
-    async def run(self, lane: LaneKey, waveform: NDArray[np.float32], deadline: float | None) -> Arrays:
+    async def run(self, lane: LaneKey, waveform: NDArray[np.float32], turn: Turn) -> Arrays:
         """Queue one job and wait for its outputs; see `Model.run`."""
         loop = asyncio.get_running_loop()
         waiter = Waiter(waveform, loop.create_future(), loop, self._meters[lane.model])
-        job = self._submit(lane, waiter, deadline)
+        job = self._submit(lane, waiter, turn)
         try:
             return await waiter.future
         finally:
@@ -122,12 +122,12 @@ class Dispatcher:
     def close(self) -> None:
         self._end(self._batcher.close(), "failed", lambda: Draining("The service is shutting down."))
 
-    def _submit(self, lane: LaneKey, waiter: Waiter, deadline: float | None) -> Job[Waiter]:
+    def _submit(self, lane: LaneKey, waiter: Waiter, turn: Turn) -> Job[Waiter]:
         with self._workers.lock:
             station = self._stations.get(lane)
             length_s = len(waiter.waveform) / station.sample_rate if station else 0.0
             try:
-                job = self._batcher.submit(lane, length_s, deadline, waiter, self._clock.now())
+                job = self._batcher.submit(lane, length_s, turn, waiter, self._clock.now())
             except EarmarkError:
                 waiter.meters.ended["refused"].inc()
                 raise

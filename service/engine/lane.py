@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Generic, Literal, NamedTuple, Protocol, TypeVar
 
+from service.values import Turn
+
 P = TypeVar("P")
 Mode = Literal["padded", "equal", "alone"]
 
@@ -64,13 +66,17 @@ class Job(Generic[P]):
     seq: int
     lane: LaneKey
     length_s: float
-    deadline: float
+    turn: Turn
     submitted: float
     work_ns: int
     payload: P
     state: Literal["queued", "running", "ended"] = "queued"
     abandoned: bool = False
     """Nobody waits for it any more, but it is inside a run."""
+
+    @property
+    def deadline(self) -> float:
+        return self.turn.deadline
 
 
 @dataclass(eq=False, slots=True)

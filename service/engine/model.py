@@ -9,7 +9,7 @@ from service.engine.dispatch import Dispatcher
 from service.engine.lane import LaneKey
 from service.engine.loading import Loaded
 from service.errors import EmptyAudio, InternalFault
-from service.values import Arrays
+from service.values import WHENEVER, Arrays, Turn
 
 
 class Model:
@@ -36,12 +36,12 @@ class Model:
     def __repr__(self) -> str:
         return f"Model({self.manifest.id}, {self.backend}, {self.provider}, {self.batching})"
 
-    async def run(self, waveform: NDArray[np.float32], deadline: float | None = None) -> Arrays:
+    async def run(self, waveform: NDArray[np.float32], turn: Turn = WHENEVER) -> Arrays:
         """Compute one job. Cancelling the awaiting task cancels it: it is never computed if it still waits.
 
         Args:
             waveform: (samples,) at the manifest's rate, at least one sample, at most `window.max_s` long.
-            deadline: on the engine's clock; None waits as long as it takes.
+            turn: on whose behalf, and by when.
 
         Returns:
             The graph's outputs for this item without the batch axis: `enhanced` as long as *waveform*, frames as many
@@ -62,4 +62,4 @@ class Model:
                 f"{self.manifest.id} takes 1 to {self._max_samples} float32 samples, "
                 f"not {waveform.dtype} of shape {waveform.shape}"
             )
-        return await self._dispatcher.run(self.lane, waveform, deadline)
+        return await self._dispatcher.run(self.lane, waveform, turn)

@@ -17,6 +17,7 @@ from typing import Generic, Protocol, TypeVar
 from service.clock import Clock
 from service.errors import Draining, InternalFault
 from service.metrics import Metrics
+from service.values import WHENEVER, Turn
 
 T = TypeVar("T")
 
@@ -148,10 +149,13 @@ class Workers:
         with self.lock:
             self._sources = [other for other in self._sources if other is not source]
 
-    async def call(self, work: Callable[[], T]) -> T:
+    async def call(self, work: Callable[[], T], turn: Turn = WHENEVER) -> T:
         """Run plain *work* in a worker thread and return what it returns, or raise what it raises.
 
         Cancelling the awaiting task drops work that has not started; work that has runs to its end unheard.
+
+        Args:
+            turn: on whose behalf; its deadline is the caller's affair.
 
         Raises:
             Draining: the pool was stopped.

@@ -20,7 +20,7 @@ from service.tasks.listen import Listener, Workbench, listen
 from service.tasks.measure import MeasureListener
 from service.tasks.quality import QualityAnswer, QualityListener, check_step
 from service.tasks.scene import SceneAnswer, SceneListener, check_alike, conclude
-from service.values import AudioFacts, Channel, Curve, OneChannel, Samples, Task
+from service.values import AudioFacts, Channel, Curve, OneChannel, Samples, Task, Turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,11 +103,11 @@ class Report:
 Event = CurvePart | SoundPart | Report
 
 
-async def hear(recording: Recording, bench: Workbench, wishes: Wishes, deadline: float) -> AsyncGenerator[Event]:
+async def hear(recording: Recording, bench: Workbench, wishes: Wishes, turn: Turn) -> AsyncGenerator[Event]:
     """Listen to *recording*; gives parts as they are made and the report last.
 
     Args:
-        deadline: on the bench's clock.
+        turn: on whose behalf, and by when.
 
     Raises:
         NotFound, BadRequest: a wish that cannot be met, before anything is decoded.
@@ -115,16 +115,16 @@ async def hear(recording: Recording, bench: Workbench, wishes: Wishes, deadline:
     """
     with ExitStack() as leases:
         party = _Party(recording.facts, bench, wishes, leases)
-        async with aclosing(listen(recording, party.listeners, bench, deadline)) as walk:
+        async with aclosing(listen(recording, party.listeners, bench, turn)) as walk:
             async for _ in walk:
                 for part in party.parts():
                     yield part
-        yield await bench.workers.call(partial(party.report, recording))
+        yield await bench.workers.call(partial(party.report, recording), turn)
 
 
-async def hear_out(recording: Recording, bench: Workbench, wishes: Wishes, deadline: float) -> Report:
+async def hear_out(recording: Recording, bench: Workbench, wishes: Wishes, turn: Turn) -> Report:
     """`hear`, when only the report is of interest."""
-    async with aclosing(hear(recording, bench, wishes, deadline)) as events:
+    async with aclosing(hear(recording, bench, wishes, turn)) as events:
         async for event in events:
             if isinstance(event, Report):
                 return event

@@ -23,7 +23,7 @@ from service.engine.workers import Workers
 from service.errors import DeadlinePassed, Overloaded
 from service.metrics import Metrics
 from service.tasks.windows import Piece
-from service.values import Arrays, Samples
+from service.values import Arrays, Samples, Turn
 
 PIECES_UNDER_WAY = 4
 """Of one listener: enough to fill a batch, few enough that a two-hour file takes no more memory than a short one."""
@@ -68,12 +68,12 @@ class Listener(Protocol):
 
 
 async def listen(
-    recording: Recording, listeners: Sequence[Listener], bench: Workbench, deadline: float
+    recording: Recording, listeners: Sequence[Listener], bench: Workbench, turn: Turn
 ) -> AsyncGenerator[None]:
     """Play *recording* to all *listeners*; yields each time that something may have become ready.
 
     Args:
-        deadline: on the bench's clock.
+        turn: on whose behalf, and by when.
 
     Raises:
         DeadlinePassed: it took too long.
@@ -87,10 +87,10 @@ async def listen(
     async def run(job: Job, *, may_be_refused: bool) -> Arrays:
         while True:
             try:
-                return await job.model.run(job.piece.samples, deadline)
+                return await job.model.run(job.piece.samples, turn)
             except Overloaded as refusal:
                 # the first piece asks for all: whoever was let in is not sent away half-way
-                if may_be_refused or bench.clock.now() + PATIENCE_S > deadline:
+                if may_be_refused or bench.clock.now() + PATIENCE_S > turn.deadline:
                     raise
                 await asyncio.sleep(min(refusal.retry_after_s, PATIENCE_S))
 
@@ -105,14 +105,14 @@ async def listen(
             job, task = under_way[0]
             outputs = await task
             under_way.popleft()
-            send(await bench.workers.call(partial(job.take, job.piece, outputs)))
+            send(await bench.workers.call(partial(job.take, job.piece, outputs), turn))
             yield
 
     try:
         while not walk.ended:
-            if bench.clock.now() > deadline:
+            if bench.clock.now() > turn.deadline:
                 raise DeadlinePassed("the recording could not be listened to before the deadline")
-            send(await bench.workers.call(walk.step))
+            send(await bench.workers.call(walk.step, turn))
             async for _ in settle(most):
                 yield
         async for _ in settle(0):
@@ -121,7 +121,7 @@ async def listen(
         for _, task in under_way:
             task.cancel()
         await asyncio.gather(*(task for _, task in under_way), return_exceptions=True)
-        await asyncio.shield(bench.workers.call(walk.close))
+        await asyncio.shield(bench.workers.call(walk.close, turn))
         bench.metrics.decode_seconds.observe(walk.spent_s)
 
 

@@ -10,19 +10,23 @@ from functools import partial
 from service.audio.decode import Recording, open_recording
 from service.audio.raw import RawFormat
 from service.tasks.listen import Workbench
-from service.values import AudioLimits
+from service.values import AudioLimits, Turn
 
 
 @asynccontextmanager
 async def opened(
-    bench: Workbench, body: bytes | bytearray | memoryview, limits: AudioLimits, raw: RawFormat | None = None
+    bench: Workbench,
+    body: bytes | bytearray | memoryview,
+    limits: AudioLimits,
+    turn: Turn,
+    raw: RawFormat | None = None,
 ) -> AsyncIterator[Recording]:
     """The recording in *body*, opened in a worker.
 
     Raises:
         UnsupportedAudio, TooLarge, BadAudio: as `open_recording` does.
     """
-    opening = asyncio.ensure_future(bench.workers.call(partial(open_recording, body, limits, raw)))
+    opening = asyncio.ensure_future(bench.workers.call(partial(open_recording, body, limits, raw), turn))
     try:
         recording = await asyncio.shield(opening)
     except asyncio.CancelledError:

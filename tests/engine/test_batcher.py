@@ -14,6 +14,7 @@ from service.engine.batcher import Batcher
 from service.engine.cost import CostModel
 from service.engine.lane import REGROW, Batch, Job, LaneKey, LanePolicy, Mode, area
 from service.errors import DeadlinePassed, Draining, ModelUnavailable, Overloaded
+from service.values import WHENEVER, Turn
 
 WORKERS = 3
 LANES = {
@@ -68,9 +69,9 @@ class Engine(RuleBasedStateMachine):
     )
     def submit(self, lane: LaneKey, length_s: float, slack: float | None, poison: bool) -> None:
         sent = Sent(poison)
-        deadline = None if slack is None else self.now + slack
+        turn = WHENEVER if slack is None else Turn(self.now + slack)
         try:
-            job = self.batcher.submit(lane, length_s, deadline, sent, self.now)
+            job = self.batcher.submit(lane, length_s, turn, sent, self.now)
         except (Overloaded, DeadlinePassed):
             return
         self.sent.append(sent)
@@ -146,7 +147,7 @@ class Engine(RuleBasedStateMachine):
             self._end(job, "unloaded")
         assert not [job for job, state in self.live.items() if state == "queued" and job.lane == lane]
         with pytest.raises(ModelUnavailable):
-            self.batcher.submit(lane, 1.0, None, Sent(False), self.now)
+            self.batcher.submit(lane, 1.0, WHENEVER, Sent(False), self.now)
         self.batcher.open_lane(lane, LANES[lane], self.costs[lane])
         self.room_s[lane] = LANES[lane].max_area_s
 
@@ -250,7 +251,7 @@ def test_items_join_by_length_not_by_arrival() -> None:
     batcher: Batcher[int] = Batcher(1, 1000.0)
     key = lane(batcher)
     for i, length_s in enumerate([2.0, 15.0, 2.1, 14.0, 1.9]):
-        batcher.submit(key, length_s, None, i, 0.0)
+        batcher.submit(key, length_s, WHENEVER, i, 0.0)
 
     assert form(batcher) == [0, 2, 4]
     assert form(batcher) == [1, 3]
@@ -260,7 +261,7 @@ def test_nothing_joins_where_it_does_not_pay() -> None:
     batcher: Batcher[int] = Batcher(1, 1000.0)
     key = lane(batcher, cost=never_pays())
     for i in range(3):
-        batcher.submit(key, 5.0, None, i, 0.0)
+        batcher.submit(key, 5.0, WHENEVER, i, 0.0)
 
     assert [form(batcher) for _ in range(3)] == [[0], [1], [2]]
 
@@ -270,7 +271,7 @@ def test_idle_workers_share_a_burst() -> None:
     batcher: Batcher[int] = Batcher(2, 1000.0)
     key = lane(batcher)
     for i in range(5):
-        batcher.submit(key, 5.0, None, i, 0.0)
+        batcher.submit(key, 5.0, WHENEVER, i, 0.0)
 
     assert len(form(batcher, idle=2)) == 3
     assert len(form(batcher, idle=1)) == 2
@@ -281,8 +282,8 @@ def test_batch_does_not_break_a_deadline_that_would_hold_alone() -> None:
     batcher: Batcher[int] = Batcher(1, 1000.0)
     key = lane(batcher)
     alone_s = pays().cost(1, 5.0)
-    batcher.submit(key, 5.0, alone_s * 1.05, 0, 0.0)
-    batcher.submit(key, 5.0, None, 1, 0.0)
+    batcher.submit(key, 5.0, Turn(alone_s * 1.05), 0, 0.0)
+    batcher.submit(key, 5.0, WHENEVER, 1, 0.0)
 
     assert form(batcher) == [0]
 
@@ -292,7 +293,7 @@ def test_batch_stays_short_enough_for_the_others() -> None:
     batcher: Batcher[int] = Batcher(1, 1000.0)
     key = lane(batcher, cost=CostModel(0.001, [1, 8], [0.02, 0.04]), items=8)
     for i in range(8):
-        batcher.submit(key, 10.0, None, i, 0.0)
+        batcher.submit(key, 10.0, WHENEVER, i, 0.0)
 
     sizes = [len(form(batcher)) for _ in range(4)]
 
@@ -302,7 +303,7 @@ def test_batch_stays_short_enough_for_the_others() -> None:
 def test_item_beyond_every_budget_runs_alone() -> None:
     batcher: Batcher[int] = Batcher(1, 0.001)
     key = lane(batcher, area_s=1.0)
-    batcher.submit(key, 500.0, None, 0, 0.0)
+    batcher.submit(key, 500.0, WHENEVER, 0, 0.0)
 
     assert form(batcher) == [0]
 
@@ -313,10 +314,10 @@ def test_full_queue_refuses_and_says_when_to_come_back() -> None:
     key = lane(batcher)
     alone_s = pays().cost(1, 50.0)
     for i in range(math.floor(2 * 1.0 / alone_s)):
-        batcher.submit(key, 50.0, None, i, 0.0)
+        batcher.submit(key, 50.0, WHENEVER, i, 0.0)
 
     with pytest.raises(Overloaded) as refusal:
-        batcher.submit(key, 50.0, None, 99, 0.0)
+        batcher.submit(key, 50.0, WHENEVER, 99, 0.0)
     assert 1.0 <= refusal.value.retry_after_s <= 60.0
 
 
@@ -326,7 +327,7 @@ def test_cold_burst_is_not_refused_while_its_wait_fits() -> None:
     key = lane(batcher)
 
     for i in range(500):
-        batcher.submit(key, 5.0, 30.0, i, 0.0)
+        batcher.submit(key, 5.0, Turn(30.0), i, 0.0)
 
     assert batcher.queued(key)[0] == 500
 
@@ -344,7 +345,7 @@ def test_batch_that_fails_after_its_lane_closed_ends() -> None:
     batcher: Batcher[int] = Batcher(1, 1e9)
     key = lane(batcher)
     for i in range(3):
-        batcher.submit(key, 1.0, None, i, 0.0)
+        batcher.submit(key, 1.0, WHENEVER, i, 0.0)
     batch, _ = batcher.next_batch(0.0, 1)
     assert batch is not None
     batcher.close_lane(key)
@@ -355,11 +356,11 @@ def test_batch_that_fails_after_its_lane_closed_ends() -> None:
 def test_draining_admits_nothing_and_answers_what_waits() -> None:
     batcher: Batcher[int] = Batcher(1, 1.0)
     key = lane(batcher)
-    batcher.submit(key, 1.0, None, 7, 0.0)
+    batcher.submit(key, 1.0, WHENEVER, 7, 0.0)
 
     assert [job.payload for job in batcher.close()] == [7]
     with pytest.raises(Draining):
-        batcher.submit(key, 1.0, None, 8, 0.0)
+        batcher.submit(key, 1.0, WHENEVER, 8, 0.0)
     assert batcher.next_batch(0.0, 1) == (None, [])
 
 
@@ -378,11 +379,11 @@ def test_later_deadline_is_never_refused_where_an_earlier_one_is_admitted(
         key = lane(batcher)
         for waiting_s, slack in queued:
             try:
-                batcher.submit(key, waiting_s, slack, 0, 0.0)
+                batcher.submit(key, waiting_s, Turn(slack), 0, 0.0)
             except Overloaded:
                 continue
         try:
-            batcher.submit(key, length_s, deadline, 1, 0.0)
+            batcher.submit(key, length_s, Turn(deadline), 1, 0.0)
         except Overloaded:
             return False
         return True
@@ -399,7 +400,7 @@ def test_lanes_with_work_get_equal_time(mine: list[float], theirs: list[float]) 
     keys = [lane(batcher, "a@1"), lane(batcher, "b@1")]
     for i in range(40):
         for key, lengths in zip(keys, (mine, theirs), strict=True):
-            batcher.submit(key, lengths[i % len(lengths)], None, i, 0.0)
+            batcher.submit(key, lengths[i % len(lengths)], WHENEVER, i, 0.0)
     served = dict.fromkeys(keys, 0.0)
     largest = 0.0
 
@@ -411,10 +412,10 @@ def test_lanes_with_work_get_equal_time(mine: list[float], theirs: list[float]) 
         assert abs(served[keys[0]] - served[keys[1]]) <= largest + 1e-9
 
 
-def failed_batch(batcher: Batcher[int], key: LaneKey, deadlines: list[float | None]) -> list[Job[int]]:
+def failed_batch(batcher: Batcher[int], key: LaneKey, deadlines: list[float]) -> list[Job[int]]:
     """Submit jobs that share a batch, run it, let it fail; the jobs."""
     for i, deadline in enumerate(deadlines):
-        batcher.submit(key, 1.0, deadline, i, 0.0)
+        batcher.submit(key, 1.0, Turn(deadline), i, 0.0)
     batch, _ = batcher.next_batch(0.0, 1)
     assert batch is not None
     assert len(batch.jobs) == len(deadlines)
@@ -425,7 +426,7 @@ def failed_batch(batcher: Batcher[int], key: LaneKey, deadlines: list[float | No
 def test_deadline_holds_for_what_is_tried_again() -> None:
     batcher: Batcher[int] = Batcher(1, 1e9)
     key = lane(batcher)
-    jobs = failed_batch(batcher, key, [None, 5.0, None, None])
+    jobs = failed_batch(batcher, key, [math.inf, 5.0, math.inf, math.inf])
 
     batch, late = batcher.next_batch(6.0, 1)
 
@@ -439,7 +440,7 @@ def test_abandoned_job_is_not_tried_again() -> None:
     batcher: Batcher[int] = Batcher(1, 1e9)
     key = lane(batcher)
     for i in range(4):
-        batcher.submit(key, 1.0, None, i, 0.0)
+        batcher.submit(key, 1.0, WHENEVER, i, 0.0)
     batch, _ = batcher.next_batch(0.0, 1)
     assert batch is not None
     batcher.cancel(batch.jobs[1])
@@ -457,7 +458,7 @@ def test_three_that_did_not_fit_come_back_in_parts_that_may() -> None:
     batcher: Batcher[int] = Batcher(1, 1e9)
     key = lane(batcher)
     for i in range(3):
-        batcher.submit(key, 1.0, None, i, 0.0)
+        batcher.submit(key, 1.0, WHENEVER, i, 0.0)
     batch, _ = batcher.next_batch(0.0, 1)
     assert batch is not None
     batcher.failed(batch, out_of_memory=True)
@@ -471,7 +472,7 @@ def test_predictions_learn_from_what_runs_take() -> None:
     key = lane(batcher)
 
     def waiting_s() -> float:
-        batcher.submit(key, 5.0, None, 0, 0.0)
+        batcher.submit(key, 5.0, WHENEVER, 0, 0.0)
         seconds = batcher.wait_s(0.0)
         batch, _ = batcher.next_batch(0.0, 1)
         assert batch is not None
@@ -490,11 +491,11 @@ def test_lane_that_slept_does_not_get_its_past_back() -> None:
     batcher: Batcher[int] = Batcher(1, 1e9)
     busy, sleepy = lane(batcher, "busy@1", mode="alone"), lane(batcher, "sleepy@1", mode="alone")
     for i in range(50):
-        batcher.submit(busy, 5.0, None, i, 0.0)
+        batcher.submit(busy, 5.0, WHENEVER, i, 0.0)
     for _ in range(30):
         form(batcher)
     for i in range(20):
-        batcher.submit(sleepy, 5.0, None, 100 + i, 0.0)
+        batcher.submit(sleepy, 5.0, WHENEVER, 100 + i, 0.0)
 
     turns = [form(batcher)[0] >= 100 for _ in range(10)]
 
@@ -508,7 +509,7 @@ def test_memory_recovers_slowly_after_it_ran_out() -> None:
 
     def run_eight() -> int:
         for i in range(8):
-            batcher.submit(key, 5.0, None, i, 0.0)
+            batcher.submit(key, 5.0, WHENEVER, i, 0.0)
         largest = 0
         while batcher.queued(key)[0]:
             batch, _ = batcher.next_batch(0.0, 1)
@@ -518,7 +519,7 @@ def test_memory_recovers_slowly_after_it_ran_out() -> None:
         return largest
 
     for i in range(8):
-        batcher.submit(key, 5.0, None, i, 0.0)
+        batcher.submit(key, 5.0, WHENEVER, i, 0.0)
     batch, _ = batcher.next_batch(0.0, 1)
     assert batch is not None
     assert len(batch.jobs) == 8

@@ -26,14 +26,14 @@ from service.tasks.hear import (
     hear_out,
 )
 from service.tasks.listen import Workbench
-from service.values import Arrays, AudioLimits
+from service.values import Arrays, AudioLimits, Turn
 from tests.e2e.sounds import speechlike, wav
 
 SOON_S = 60.0
 
 
-def later(bench: Workbench) -> float:
-    return bench.clock.now() + SOON_S
+def later(bench: Workbench) -> Turn:
+    return Turn(bench.clock.now() + SOON_S)
 
 
 async def report(bench: Workbench, samples: NDArray[np.float32], wishes: Wishes, rate: int = 16_000) -> Report:
@@ -200,7 +200,7 @@ async def test_the_deadline_ends_a_walk(bench: Workbench) -> None:
     recording = open_recording(wav(speechlike(30)), AudioLimits())
 
     with pytest.raises(DeadlinePassed):
-        await hear_out(recording, bench, Wishes(quality=QualityWish()), bench.clock.now() - 1)
+        await hear_out(recording, bench, Wishes(quality=QualityWish()), Turn(bench.clock.now() - 1))
 
 
 async def test_a_fault_in_the_middle_ends_the_walk_and_frees_everything(bench: Workbench) -> None:

@@ -42,7 +42,9 @@ def made_corpus(folder: Path, splits: tuple[str, ...] = ("train", "val", "test")
         for speaker in range(2):
             name = f"{split}-voice{speaker}.wav"
             soundfile.write(folder / name, voice(5.0, 10 * place + speaker, 110 + 60 * speaker), RATE_HZ)
-            rows.append(f"{name},speech,speech,,{split}{speaker},,en,16000,1,5.0,,{split},50,1,8000,,pcm,CC0-1.0,Made,m,-60")
+            rows.append(
+                f"{name},speech,speech,,{split}{speaker},,en,16000,1,5.0,,{split},50,1,8000,,pcm,CC0-1.0,Made,m,-60"
+            )
         rng = np.random.default_rng(place)
         soundfile.write(folder / f"{split}-noise.wav", 0.05 * rng.standard_normal(20000), RATE_HZ)
         rows.append(f"{split}-noise.wav,noise,noise,fan,{split}-fan,,,16000,1,1.25,,{split},,,,,pcm,CC0-1.0,Made,m,")

@@ -48,7 +48,7 @@ async def _in_parts(visit: Visit, query: AnalyzeQuery) -> Response:
     file = visit.only_file
     report, sound = await _hear(visit, query, file)
     answer = _shaped(visit, query, file, report, sound, with_data=False)
-    text = await visit.desk.bench.workers.call(answer.model_dump_json)
+    text = await visit.desk.bench.workers.call(answer.model_dump_json, visit.turn)
     parts = [(JSON, text.encode())] + ([(sound.media_type, sound.data)] if sound else [])
     boundary = secrets.token_hex(16)
     body = b"".join(
@@ -71,7 +71,7 @@ async def _hear(visit: Visit, query: AnalyzeQuery, file: UploadedFile) -> tuple[
             report = sound.report
         else:
             sound = None
-            report = await hear_out(recording, visit.desk.bench, wishes, visit.deadline)
+            report = await hear_out(recording, visit.desk.bench, wishes, visit.turn)
     models = (report.quality_model, report.scene_model, report.enhance.model if report.enhance else "")
     visit.note(",".join(filter(None, models)), report.facts.duration_s)
     return report, sound

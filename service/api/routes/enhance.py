@@ -79,7 +79,7 @@ async def _streamed(visit: Visit, query: EnhanceQuery, held: AsyncExitStack) -> 
     recording = await held.enter_async_context(visit.opened(file))
     model = held.enter_context(models.lease("enhance", query.model)).manifest.id
     encode = encoder_of(recording, wish, query.format)
-    heard = hear(recording, visit.desk.bench, Wishes(enhance=wish), visit.deadline)
+    heard = hear(recording, visit.desk.bench, Wishes(enhance=wish), visit.turn)
     events = await held.enter_async_context(aclosing(heard))
     first = await anext(events)
     headers = _headers(file, encode.suffix, model)
@@ -92,11 +92,11 @@ async def _encoded(visit: Visit, first: Event, rest: AsyncIterator[Event], encod
     event: Event | None = first
     while event is not None:
         if isinstance(event, SoundPart):
-            yield await workers.call(partial(encode.push, event.samples))
+            yield await workers.call(partial(encode.push, event.samples), visit.turn)
         elif isinstance(event, Report) and event.enhance is not None:
             visit.note(event.enhance.model, event.facts.duration_s)
         event = await anext(rest, None)
-    yield await workers.call(encode.finish)
+    yield await workers.call(encode.finish, visit.turn)
 
 
 def _headers(file: UploadedFile, suffix: str, model: str) -> dict[str, str]:

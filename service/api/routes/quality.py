@@ -61,13 +61,13 @@ async def _drawn(visit: Visit, query: QualityQuery, wanted: str) -> Response:
     answer = _shaped(visit, file, drawn, report)
     workers = visit.desk.bench.workers
     if report.outline is None:
-        return Response(await workers.call(partial(curve_csv, answer)), media_type=CSV)
-    return Response(await workers.call(partial(curve_svg, answer, report.outline)), media_type=SVG)
+        return Response(await workers.call(partial(curve_csv, answer), visit.turn), media_type=CSV)
+    return Response(await workers.call(partial(curve_svg, answer, report.outline), visit.turn), media_type=SVG)
 
 
 async def _hear(visit: Visit, file: UploadedFile, wishes: Wishes) -> Report:
     async with visit.opened(file) as recording:
-        report = await hear_out(recording, visit.desk.bench, wishes, visit.deadline)
+        report = await hear_out(recording, visit.desk.bench, wishes, visit.turn)
     visit.note(report.quality_model, report.facts.duration_s)
     return report
 
@@ -81,7 +81,7 @@ async def _lines(visit: Visit, file: UploadedFile, query: QualityQuery) -> Async
     async with visit.opened(file) as recording:
         facts = recording.facts
         audio = {"sample_rate": facts.sample_rate, "channels": facts.channels, "format": facts.format}
-        heard = hear(recording, visit.desk.bench, Wishes(quality=query.wish()), visit.deadline)
+        heard = hear(recording, visit.desk.bench, Wishes(quality=query.wish()), visit.turn)
         async with aclosing(heard) as events:
             first = await anext(events)
             yield _line({"type": "audio", **audio, "sha256": file.sha256})

@@ -41,7 +41,7 @@ async def scene(request: Request, query: Annotated[SceneQuery, Query()]) -> Resp
 
 async def _one(visit: Visit, query: SceneQuery, file: UploadedFile) -> Scene:
     async with visit.opened(file) as recording:
-        report = await hear_out(recording, visit.desk.bench, Wishes(scene=query.wish()), visit.deadline)
+        report = await hear_out(recording, visit.desk.bench, Wishes(scene=query.wish()), visit.turn)
     visit.note(report.scene_model, report.facts.duration_s)
     audio = shape.audio_info(report, file.sha256)
     return shape.scene(report, audio, visit.request_id, segments=query.segments, frames=query.frames)
