@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -19,6 +19,7 @@ from service.clock import Clock
 from service.engine import batcher, padding
 from service.engine.lane import Batch, Cost, Job, LaneKey, LanePolicy
 from service.engine.meters import End, Meters, Reason
+from service.engine.turns import Line
 from service.engine.workers import Run, Workers, hand_over, run_limit_s
 from service.errors import DeadlinePassed, Draining, EarmarkError, ModelFault, ModelUnavailable, OutOfMemory
 from service.metrics import Metrics
@@ -60,13 +61,24 @@ class _Station:
 
 
 class Dispatcher:
-    """The queue of all models, in front of the pool."""
+    """The queue of all models, in front of the pool.
 
-    def __init__(self, workers: Workers, metrics: Metrics, clock: Clock, queue_s: float) -> None:
+    Args:
+        queue_s, slots: see `Batcher`.
+    """
+
+    def __init__(
+        self,
+        workers: Workers,
+        metrics: Metrics,
+        clock: Clock,
+        queue_s: float,
+        slots: Mapping[str, int] | None = None,
+    ) -> None:
         self._workers = workers
         self._metrics = metrics
         self._clock = clock
-        self._batcher: batcher.Batcher[Waiter] = batcher.Batcher(workers.count, queue_s)
+        self._batcher: batcher.Batcher[Waiter] = batcher.Batcher(workers.count, queue_s, workers.turns, slots)
         self._stations: dict[LaneKey, _Station] = {}
         self._meters: dict[str, Meters] = {}
         workers.attach(self)
@@ -107,8 +119,8 @@ class Dispatcher:
             if waiter.future.cancelled():
                 self._cancel(job)
 
-    def take(self, now: float, idle_workers: int) -> Run | None:
-        batch, late = self._batcher.next_batch(now, idle_workers)
+    def take(self, now: float, idle_workers: int, rival: Line) -> Run | None:
+        batch, late = self._batcher.next_batch(now, idle_workers, rival)
         self._end(late, "expired", _deadline_passed)
         if batch is None:
             return None
@@ -158,6 +170,7 @@ class Dispatcher:
         meters.run_seconds.observe(seconds)
         with self._workers.lock:
             self._batcher.done(batch, seconds)
+            self._wake()
         for job, answer in zip(batch.jobs, answers, strict=True):
             if not job.abandoned:
                 meters.ended["failed" if isinstance(answer, EarmarkError) else "done"].inc()
@@ -179,6 +192,12 @@ class Dispatcher:
         with self._workers.lock:
             if self._batcher.drop(batch):
                 self._end(batch.jobs, "failed", lambda: _model_failed(batch.lane))
+                self._wake()
+
+    def _wake(self) -> None:
+        """A batch left its device: where such places are counted, an idle worker may have waited for it."""
+        if self._batcher.counts_slots:
+            self._workers.lock.notify()
 
     def _end(self, jobs: Sequence[Job[Waiter]], end: End, error: Callable[[], EarmarkError]) -> None:
         for job in jobs:

@@ -20,7 +20,7 @@ from service.clock import Clock
 from service.engine.manager import ModelManager
 from service.engine.model import Model
 from service.engine.workers import Workers
-from service.errors import DeadlinePassed, Overloaded
+from service.errors import DeadlinePassed, Overloaded, ShareUsedUp
 from service.metrics import Metrics
 from service.tasks.windows import Piece
 from service.values import Arrays, Samples, Turn
@@ -88,7 +88,7 @@ async def listen(
         while True:
             try:
                 return await job.model.run(job.piece.samples, turn)
-            except Overloaded as refusal:
+            except (Overloaded, ShareUsedUp) as refusal:
                 # the first piece asks for all: whoever was let in is not sent away half-way
                 if may_be_refused or bench.clock.now() + PATIENCE_S > turn.deadline:
                     raise
