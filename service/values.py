@@ -23,19 +23,25 @@ Channel = OneChannel | Literal["each"]
 TASKS: tuple[Task, ...] = ("quality", "scene", "enhance")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class Turn:
-    """On whose behalf work is done. Every request has one of its own, whose pieces wait in line with each other.
+    """On whose behalf work is done, and by when: what the queue goes by when it says whose turn it is.
 
     Attributes:
-        deadline: on the engine's clock; infinite for none.
-        share: who asks: all requests of one share together get what one request of another gets.
-        bulk: it may wait until nobody else wants the machine.
+        deadline: on the engine's clock; infinite waits as long as it takes.
+        share: who pays for it, the caller's key (its id) or, where there are no keys, the caller's address.
+        flow: one request of that caller.
+        bulk: may wait for whatever is not.
     """
 
     deadline: float = math.inf
     share: str = ""
+    flow: int = 0
     bulk: bool = False
+
+
+WHENEVER = Turn()
+"""Of nobody in particular, with all the time there is."""
 
 
 @dataclass(frozen=True, slots=True)

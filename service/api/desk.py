@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import count
 from typing import TypeVar
 
 from pydantic import BaseModel
@@ -32,8 +33,13 @@ T = TypeVar("T")
 
 JSON = "application/json"
 DEADLINE_HEADER = "Earmark-Deadline-Ms"
+PRIORITY_HEADER = "Earmark-Priority"
+INTERACTIVE, BULK = "interactive", "bulk"
 FILES_AT_ONCE = 4
 """Of one form: the rest wait, so that a folder in one request does not fill the queue."""
+
+
+_flows = count(1)
 
 
 @dataclass(slots=True)
@@ -57,8 +63,10 @@ class Desk:
         """
         if self.draining:
             raise Draining("the service is shutting down; another one will answer", retry_after_s=1.0)
-        with self.door.enter(request.headers.get("authorization")):
-            turn = Turn(self.bench.clock.now() + _deadline_s(request, self.settings.deadline_s))
+        address = request.client.host if request.client else ""
+        with self.door.enter(request.headers.get("authorization"), address) as caller:
+            deadline = self.bench.clock.now() + _deadline_s(request, self.settings.deadline_s)
+            turn = Turn(deadline, caller, next(_flows), _is_bulk(request))
             async with receive_upload(request, _upload_limits(self.settings), self.memory) as upload:
                 yield Visit(self, request, upload.files, upload.is_form, turn)
 
@@ -91,7 +99,7 @@ class Visit:
     @asynccontextmanager
     async def opened(self, file: UploadedFile) -> AsyncIterator[Recording]:
         """The recording in *file*."""
-        async with opened(self.desk.bench, self._opening(file)) as recording:
+        async with opened(self.desk.bench, self._opening(file), self.turn) as recording:
             yield recording
 
     async def hear_out(self, file: UploadedFile, wishes: Wishes, conclude: Callable[[Report], T]) -> T:
@@ -145,3 +153,14 @@ def _deadline_s(request: Request, most_s: float) -> float:
 
 def _upload_limits(settings: Settings) -> UploadLimits:
     return UploadLimits(settings.max_body_bytes, settings.max_parts, settings.body_timeout_s, settings.body_stall_s)
+
+
+def _is_bulk(request: Request) -> bool:
+    said = request.headers.get(PRIORITY_HEADER, INTERACTIVE).strip().lower()
+    if said not in (INTERACTIVE, BULK):
+        raise BadRequest(
+            f"{PRIORITY_HEADER} must be {INTERACTIVE} or {BULK}",
+            parameter=PRIORITY_HEADER,
+            supported=[INTERACTIVE, BULK],
+        )
+    return said == BULK

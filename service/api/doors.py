@@ -15,7 +15,6 @@ from starlette.requests import HTTPConnection
 
 from service.errors import Forbidden, ShareUsedUp, Unauthorized
 
-ANYONE = "anyone"
 SHARE_RETRY_S = 1.0
 _PROXY_HEADERS = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
 
@@ -23,11 +22,12 @@ _PROXY_HEADERS = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
 class Door(Protocol):
     """Lets a request in, and counts it as in flight until it leaves the context."""
 
-    def enter(self, authorization: str | None) -> AbstractContextManager[str]:
-        """The id of the caller: a short hash of its key, never the key.
+    def enter(self, authorization: str | None, address: str) -> AbstractContextManager[str]:
+        """The id of the caller: a short hash of its key, never the key; its address where there are no keys.
 
         Args:
             authorization: the header as it came.
+            address: where the request came from, as far as the connection says.
 
         Raises:
             Unauthorized: no key, or one that is not known.
@@ -37,11 +37,11 @@ class Door(Protocol):
 
 
 class OpenDoor:
-    """Everybody may ask."""
+    """Everybody may ask. Callers behind one proxy are one caller: nothing it says of them can be believed."""
 
     @contextmanager
-    def enter(self, authorization: str | None) -> Iterator[str]:
-        yield ANYONE
+    def enter(self, authorization: str | None, address: str) -> Iterator[str]:
+        yield address
 
 
 class KeyedDoor:
@@ -58,7 +58,7 @@ class KeyedDoor:
         self._in_flight: Counter[str] = Counter()
 
     @contextmanager
-    def enter(self, authorization: str | None) -> Iterator[str]:
+    def enter(self, authorization: str | None, address: str) -> Iterator[str]:
         caller = _known_digest(authorization, self._known).hex()[:12]
         if self._in_flight[caller] >= self._per_key:
             raise ShareUsedUp(

@@ -64,7 +64,7 @@ async def made_whole(visit: Visit, recording: Recording, wishes: Wishes, encode:
     async with aclosing(hear(recording, visit.desk.bench, wishes, visit.turn)) as events:
         async for event in events:
             if isinstance(event, SoundPart):
-                chunks.append(await workers.call(partial(encode.push, event.samples)))
+                chunks.append(await workers.call(partial(encode.push, event.samples), visit.turn))
                 size += len(chunks[-1])
                 if size > most:
                     raise TooLarge(
@@ -76,7 +76,7 @@ async def made_whole(visit: Visit, recording: Recording, wishes: Wishes, encode:
                     )
             elif isinstance(event, Report):
                 report = event
-    chunks.append(await workers.call(encode.finish))
+    chunks.append(await workers.call(encode.finish, visit.turn))
     return Sound(b"".join(chunks), encode.media_type, encode.suffix, report)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -20,6 +20,7 @@ from service.clock import Clock
 from service.engine import batcher, padding
 from service.engine.lane import Batch, Cost, Job, LaneKey, LanePolicy
 from service.engine.meters import End, Meters, Reason
+from service.engine.turns import Line
 from service.engine.workers import Run, Workers, hand_over, run_limit_s
 from service.errors import (
     DeadlinePassed,
@@ -72,7 +73,7 @@ class _Load:
 
 
 @dataclass(frozen=True, slots=True)
-class Ticket:
+class Claim:
     """A job that was admitted."""
 
     _dispatcher: Dispatcher
@@ -94,13 +95,24 @@ class _Station:
 
 
 class Dispatcher:
-    """The queue of all models, in front of the pool."""
+    """The queue of all models, in front of the pool.
 
-    def __init__(self, workers: Workers, metrics: Metrics, clock: Clock, queue_s: float) -> None:
+    Args:
+        queue_s, slots: see `Batcher`.
+    """
+
+    def __init__(
+        self,
+        workers: Workers,
+        metrics: Metrics,
+        clock: Clock,
+        queue_s: float,
+        slots: Mapping[str, int] | None = None,
+    ) -> None:
         self._workers = workers
         self._metrics = metrics
         self._clock = clock
-        self._batcher: batcher.Batcher[_Load] = batcher.Batcher(workers.count, queue_s)
+        self._batcher: batcher.Batcher[_Load] = batcher.Batcher(workers.count, queue_s, workers.turns, slots)
         self._stations: dict[LaneKey, _Station] = {}
         self._meters: dict[str, Meters] = {}
         workers.attach(self)
@@ -133,16 +145,16 @@ class Dispatcher:
     async def run(self, lane: LaneKey, waveform: NDArray[np.float32], turn: Turn) -> Arrays:
         """Queue one job and wait for its outputs; see `Model.run`."""
         waiter = _Awaited()
-        ticket = self.submit(lane, waveform, turn, waiter)
+        claim = self.submit(lane, waveform, turn, waiter)
         try:
             return await waiter.future
         finally:
             if waiter.future.cancelled():
-                ticket.cancel()
+                claim.cancel()
 
     def submit(
         self, lane: LaneKey, waveform: NDArray[np.float32], turn: Turn, waiter: Waiter, *, is_admitted: bool = False
-    ) -> Ticket:
+    ) -> Claim:
         """Queue one job; from any thread. See `Model.submit`."""
         load = _Load(waveform, waiter, self._meters[lane.model])
         with self._workers.lock:
@@ -154,16 +166,16 @@ class Dispatcher:
                 load.meters.ended["refused"].inc()
                 raise
             self._workers.lock.notify()
-        return Ticket(self, job)
+        return Claim(self, job)
 
     def cancel(self, job: Job[_Load]) -> None:
-        """See `Ticket.cancel`."""
+        """See `Claim.cancel`."""
         with self._workers.lock:
             self._batcher.cancel(job)
         job.payload.meters.ended["cancelled"].inc()
 
-    def take(self, now: float, idle_workers: int) -> Run | None:
-        batch, late = self._batcher.next_batch(now, idle_workers)
+    def take(self, now: float, idle_workers: int, rival: Line) -> Run | None:
+        batch, late = self._batcher.next_batch(now, idle_workers, rival)
         self._end(late, "expired", _deadline_passed)
         if batch is None:
             return None
@@ -196,6 +208,7 @@ class Dispatcher:
         meters.run_seconds.observe(seconds)
         with self._workers.lock:
             self._batcher.done(batch, seconds)
+            self._wake()
         for job, answer in zip(batch.jobs, answers, strict=True):
             if not job.abandoned:
                 meters.ended["failed" if isinstance(answer, EarmarkError) else "done"].inc()
@@ -217,6 +230,12 @@ class Dispatcher:
         with self._workers.lock:
             if self._batcher.drop(batch):
                 self._end(batch.jobs, "failed", lambda: _model_failed(batch.lane))
+                self._wake()
+
+    def _wake(self) -> None:
+        """A batch left its device: where such places are counted, an idle worker may have waited for it."""
+        if self._batcher.counts_slots:
+            self._workers.lock.notify()
 
     def _end(self, jobs: Sequence[Job[_Load]], end: End, error: Callable[[], EarmarkError]) -> None:
         for job in jobs:

@@ -1,4 +1,4 @@
-"""One model's part of the queue: the jobs that wait for it, and the batch that pays best around the oldest of them.
+"""One model's part of the queue: the jobs that wait for it, and the batch that pays best around one of them.
 
 Pure policy like the batcher above it: lengths, costs and deadlines, no arrays, no clock.
 """
@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, insort
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Generic, Literal, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
 
+from service.engine.turns import Ticket
 from service.values import Turn
 
 P = TypeVar("P")
@@ -21,7 +22,7 @@ GAIN = 0.05
 SCAN = 64
 """Neighbours in length that may be passed by for one batch."""
 STRETCH = 8.0
-"""A batch may cost its oldest item this many times what it would cost alone."""
+"""A batch may cost the item whose turn it is this many times what it would cost alone."""
 BATCH_S = 0.25
 """Items stop joining at this predicted cost: a thread in a long run serves nobody else meanwhile."""
 REGROW_AFTER, REGROW = 20, 1.01
@@ -57,22 +58,29 @@ class LanePolicy:
     max_items: int
     max_area_s: float
     """Padded seconds of one batch, items times longest; a single longer item runs alone."""
+    device: str = "cpu"
+    """What its batches run on: the batcher may bound how many do so at once."""
 
 
 @dataclass(eq=False, slots=True)
 class Job(Generic[P]):
-    """One recording's piece. `seq` is its place in the order of arrival, `work_ns` what it costs alone."""
+    """One recording's piece. `work_ns` is what it costs alone."""
 
-    seq: int
     lane: LaneKey
     length_s: float
     turn: Turn
     submitted: float
     work_ns: int
     payload: P
+    ticket: Ticket[Any] = field(init=False)
     state: Literal["queued", "running", "ended"] = "queued"
     abandoned: bool = False
     """Nobody waits for it any more, but it is inside a run."""
+
+    @property
+    def seq(self) -> int:
+        """Its place in the order of arrival."""
+        return self.ticket.seq
 
     @property
     def deadline(self) -> float:
@@ -88,6 +96,7 @@ class Batch(Generic[P]):
     expected_s: float
     """The same, corrected by what batches took of late."""
     started: float
+    device: str = "cpu"
 
     @property
     def area_s(self) -> float:
@@ -105,14 +114,12 @@ class Lane(Generic[P]):
 
     Attributes:
         queued_ns: exactly the sum of `work_ns` over the jobs that wait.
-        served_s: the lane's virtual time: expected seconds handed out, for the fair choice among lanes.
     """
 
     key: LaneKey
     policy: LanePolicy
     cost: Cost
     queued_ns: int = 0
-    served_s: float = 0.0
     max_area_s: float = field(init=False)
     _waiting: dict[int, Job[P]] = field(init=False, default_factory=dict)
     _by_length: list[tuple[float, int]] = field(init=False, default_factory=list)
@@ -139,14 +146,6 @@ class Lane(Generic[P]):
     def queued_s(self) -> float:
         """Expected seconds of computing that wait."""
         return self.queued_ns * 1e-9 * self.cost.correction
-
-    @property
-    def oldest(self) -> int:
-        """Place in the order of arrival of the oldest job; the lane must not be empty."""
-        firsts = [group[0].seq for group in self._groups]
-        if self._waiting:
-            firsts.append(next(iter(self._waiting)))
-        return min(firsts)
 
     def add(self, job: Job[P]) -> None:
         """Queue a job that is younger than all that were added before."""
@@ -182,23 +181,22 @@ class Lane(Generic[P]):
         self._soonest = min((job.deadline for job in self), default=math.inf)
         return late
 
-    def form(self, now: float, most: int) -> Batch[P]:
-        """Take the oldest job and those that run cheaper with it than alone; the lane must not be empty.
+    def form(self, anchor: Job[P], now: float, most: int, may_join: Callable[[Job[P]], bool]) -> Batch[P]:
+        """Take the job whose turn it is and those that run cheaper with it than alone.
 
         Args:
+            anchor: waits in this lane.
             now: time at which the batch starts.
             most: largest number of items, so that other idle workers get their part.
+            may_join: whether others grant a job a place in this batch.
         """
-        group = min(self._groups, key=lambda jobs: jobs[0].seq) if self._groups else None
-        if group and group[0].seq == self.oldest:
-            jobs = self._fitting(group)
-        else:
-            jobs = self._around(next(iter(self._waiting.values())), now, most)
+        group = next((group for group in self._groups if anchor in group), None)
+        jobs = self._fitting(group, anchor) if group else self._around(anchor, now, most, may_join)
         for job in jobs:
             self.remove(job)
             job.state = "running"
         predicted_s = self.cost.cost(len(jobs), max(job.length_s for job in jobs))
-        return Batch(self.key, jobs, predicted_s, predicted_s * self.cost.correction, now)
+        return Batch(self.key, jobs, predicted_s, predicted_s * self.cost.correction, now, self.policy.device)
 
     def ran_clean(self) -> None:
         """A batch came back whole: after many of them, dare a little more memory."""
@@ -214,14 +212,15 @@ class Lane(Generic[P]):
         self.queued_ns += job.work_ns
         self._soonest = min(self._soonest, job.deadline)
 
-    def _fitting(self, group: list[Job[P]]) -> list[Job[P]]:
-        """The front of a group that memory still allows."""
+    def _fitting(self, group: list[Job[P]], anchor: Job[P]) -> list[Job[P]]:
+        """As much of a group as memory still allows, the anchor among it."""
+        group = [anchor, *(job for job in group if job is not anchor)]
         size = len(group)
         while size > 1 and area(group[:size]) > self.max_area_s:
             size -= 1
-        return group[:size]
+        return sorted(group[:size], key=lambda job: job.seq)
 
-    def _around(self, anchor: Job[P], now: float, most: int) -> list[Job[P]]:
+    def _around(self, anchor: Job[P], now: float, most: int, may_join: Callable[[Job[P]], bool]) -> list[Job[P]]:
         jobs, length_s = [anchor], anchor.length_s
         alone_s = cost_s = self.cost.cost(1, length_s)
         ceiling_s = max(alone_s, min(STRETCH * alone_s, BATCH_S))
@@ -240,7 +239,7 @@ class Lane(Generic[P]):
                 continue
             neighbours.pass_by()
             ends = self._must_end(job, now, must_end)
-            if now + with_s * self.cost.correction <= ends:
+            if now + with_s * self.cost.correction <= ends and may_join(job):
                 jobs.append(job)
                 length_s, cost_s, must_end = longest_s, with_s, ends
         return sorted(jobs, key=lambda job: job.seq)

@@ -5,14 +5,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from service.engine.dispatch import Dispatcher, Ticket, Waiter
+from service.engine.dispatch import Claim, Dispatcher, Waiter
 from service.engine.lane import LaneKey
 from service.engine.loading import Loaded
 from service.errors import EmptyAudio, InternalFault
-from service.values import Arrays, Turn
-
-ANYONE = Turn()
-"""No deadline, no share."""
+from service.values import WHENEVER, Arrays, Turn
 
 
 class Model:
@@ -39,7 +36,7 @@ class Model:
     def __repr__(self) -> str:
         return f"Model({self.manifest.id}, {self.backend}, {self.provider}, {self.batching})"
 
-    async def run(self, waveform: NDArray[np.float32], turn: Turn = ANYONE) -> Arrays:
+    async def run(self, waveform: NDArray[np.float32], turn: Turn = WHENEVER) -> Arrays:
         """Compute one job. Cancelling the awaiting task cancels it: it is never computed if it still waits.
 
         Args, returns and raises: as `submit`, whose waiter is the caller.
@@ -49,7 +46,7 @@ class Model:
 
     def submit(
         self, waveform: NDArray[np.float32], turn: Turn, waiter: Waiter, *, is_admitted: bool = False
-    ) -> Ticket:
+    ) -> Claim:
         """Queue one job, from any thread.
 
         Args:
@@ -61,7 +58,7 @@ class Model:
 
         Raises:
             EmptyAudio: *waveform* has no samples.
-            Overloaded: the queue is full or the deadline cannot hold.
+            Overloaded, ShareUsedUp: the queue or the caller's part of it is full, or the deadline cannot hold.
             DeadlinePassed: it had passed already.
             Draining: the service is shutting down.
         """

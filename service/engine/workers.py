@@ -9,19 +9,18 @@ import asyncio
 import contextvars
 import logging
 import threading
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from service.clock import Clock
+from service.engine.turns import Line, Ticket, Turns
 from service.errors import Draining, InternalFault
 from service.metrics import Metrics
+from service.values import WHENEVER, Turn
 
 T = TypeVar("T")
 
-BATCHES_PER_CALL = 2
-"""So many batches may start while a call waits: batches come first, but calls never starve."""
 LEAST_LIMIT_S, LIMIT_FACTOR = 30.0, 10.0
 """A run that takes longer than this, and than so many times what was predicted, does not come back."""
 CALL_LIMIT_S = 600.0
@@ -39,18 +38,20 @@ class Run:
         work: does it; must not raise.
         lost: called if `work` does not come back or breaks, perhaps more than once; must not raise.
         limit_s: how long it may take.
+        turn: who is charged for the time it takes; None if that was done.
     """
 
     work: Callable[[], None]
     lost: Callable[[], None]
     limit_s: float
+    turn: Turn | None = None
 
 
 class Source(Protocol):
     """Where batches come from. All are called with the pool's lock held, and must be quick."""
 
-    def take(self, now: float, idle_workers: int) -> Run | None:
-        """What a free worker should run; it is one of *idle_workers*."""
+    def take(self, now: float, idle_workers: int, rival: Line) -> Run | None:
+        """What a free worker should run; it is one of *idle_workers*. None where the turn is in *rival*."""
         ...
 
     def expire(self, now: float) -> None:
@@ -137,7 +138,12 @@ class _Seat:
 
 
 class Workers:
-    """The pool. Threads start at once and end with `stop`."""
+    """The pool. Threads start at once and end with `stop`.
+
+    Attributes:
+        turns: the order of all that waits for a worker; its sources put their work there too. A call is charged for the
+            time it held its worker: nobody knows before what it costs.
+    """
 
     def __init__(self, count: int, clock: Clock, metrics: Metrics) -> None:
         if count < 1:
@@ -148,8 +154,8 @@ class Workers:
         self._clock = clock
         self._metrics = metrics
         self._sources: list[Source] = []
-        self._calls: deque[_Waiting] = deque()
-        self._passed_over = 0
+        self.turns: Turns[Any] = Turns()
+        self._calls = Line("calls")
         self._idle = 0
         self._stopping = threading.Event()
         self._seats: dict[_Seat, threading.Thread] = {}
@@ -168,10 +174,13 @@ class Workers:
         with self.lock:
             self._sources = [other for other in self._sources if other is not source]
 
-    async def call(self, work: Callable[[], T]) -> T:
+    async def call(self, work: Callable[[], T], turn: Turn = WHENEVER) -> T:
         """Run plain *work* in a worker thread and return what it returns, or raise what it raises.
 
         Cancelling the awaiting task drops work that has not started; work that has runs to its end unheard.
+
+        Args:
+            turn: on whose behalf; its deadline is the caller's affair.
 
         Raises:
             Draining: the pool was stopped.
@@ -182,15 +191,17 @@ class Workers:
         with self.lock:
             if self._stopping.is_set():
                 raise Draining("The service is shutting down and takes no new work.")
-            self._calls.append(call)
+            ticket = self.turns.add(turn, self._calls, call)
             self.lock.notify()
         try:
             return await future
         finally:
             if future.cancelled():
-                self._forget(call)
+                self._forget(ticket)
 
-    def post(self, work: Callable[[], None], failed: Callable[[Exception], None]) -> None:
+    def post(
+        self, work: Callable[[], None], failed: Callable[[Exception], None], turn: Turn = WHENEVER
+    ) -> None:
         """Run plain *work* in a worker thread; may be called from any thread, returns at once.
 
         Args:
@@ -199,7 +210,7 @@ class Workers:
         call = _Post(work, failed)
         with self.lock:
             if not self._stopping.is_set():
-                self._calls.append(call)
+                self.turns.add(turn, self._calls, call)
                 self.lock.notify()
                 return
         failed(Draining("The service is shutting down and takes no new work."))
@@ -210,12 +221,13 @@ class Workers:
             self._stopping.set()
             for source in self._sources:
                 source.close()
-            waiting = list(self._calls)
-            self._calls.clear()
+            waiting = [ticket for ticket in self.turns if ticket.line is self._calls]
+            for ticket in waiting:
+                self.turns.remove(ticket)
             threads = list(self._seats.values())
             self.lock.notify_all()
-        for call in waiting:
-            call.fail(Draining("The service is shutting down."))
+        for ticket in waiting:
+            ticket.item.fail(Draining("The service is shutting down."))
         for thread in (*threads, self._watchdog):
             thread.join(JOIN_S)
 
@@ -261,6 +273,8 @@ class Workers:
                     return
                 seat.run = None
                 self._metrics.workers_busy.dec()
+                if run.turn is not None:
+                    self.turns.charge(run.turn, self._clock.now() - seat.since)
 
     def _next(self, seat: _Seat) -> Run | None:
         """Wait for something to run; None when the pool stops."""
@@ -278,23 +292,20 @@ class Workers:
             return run
 
     def _take(self) -> Run | None:
-        if self._calls and self._passed_over >= BATCHES_PER_CALL:
-            return self._take_call()
         for source in self._sources:
-            if run := source.take(self._clock.now(), self._idle):
-                self._passed_over = self._passed_over + 1 if self._calls else 0
+            if run := source.take(self._clock.now(), self._idle, self._calls):
                 return run
-        return self._take_call() if self._calls else None
+        ticket = self.turns.first((self._calls,))
+        if ticket is None:
+            return None
+        self.turns.remove(ticket)
+        call: _Waiting = ticket.item
+        return Run(call.run, call.lost, CALL_LIMIT_S, ticket.turn)
 
-    def _take_call(self) -> Run:
-        self._passed_over = 0
-        call = self._calls.popleft()
-        return Run(call.run, call.lost, CALL_LIMIT_S)
-
-    def _forget(self, call: _Waiting) -> None:
+    def _forget(self, ticket: Ticket[Any]) -> None:
         with self.lock:
-            if call in self._calls:
-                self._calls.remove(call)
+            if self.turns.holds(ticket):
+                self.turns.remove(ticket)
 
     def _watch(self) -> None:
         while not self._stopping.wait(WATCH_S):

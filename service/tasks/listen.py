@@ -18,7 +18,7 @@ from typing import Generic, Protocol, TypeVar
 
 from service.audio.decode import Recording
 from service.clock import Clock
-from service.engine.dispatch import Ticket
+from service.engine.dispatch import Claim
 from service.engine.manager import ModelManager
 from service.engine.model import Model
 from service.engine.workers import Workers, hand_over
@@ -139,7 +139,7 @@ class Walk(Generic[T]):
                 if self._paused:
                     yield
                     self._paused = False
-                    self._bench.workers.post(self._move, self._fail_from_afar)
+                    self._bench.workers.post(self._move, self._fail_from_afar, self._turn)
             self._result.result()
         finally:
             await self._leave()
@@ -188,7 +188,7 @@ class Walk(Generic[T]):
     def _post_step(self) -> None:
         if not self._step_posted:
             self._step_posted = True
-            self._bench.workers.post(self._step_now, self._fail_from_afar)
+            self._bench.workers.post(self._step_now, self._fail_from_afar, self._turn)
 
     def _step_now(self) -> None:
         self._step_posted, self._step_due = False, True
@@ -221,7 +221,7 @@ class Walk(Generic[T]):
         for job in jobs:
             errand = _Errand(self, job)
             # The first piece asks for all: whoever was let in is not sent away half-way.
-            errand.ticket = job.model.submit(job.piece.samples, self._turn, errand, is_admitted=self._is_admitted)
+            errand.claim = job.model.submit(job.piece.samples, self._turn, errand, is_admitted=self._is_admitted)
             self._is_admitted = True
             self._under_way.append(errand)
 
@@ -263,7 +263,7 @@ class Walk(Generic[T]):
         self._over = True
         self._move()
         try:
-            await asyncio.shield(self._bench.workers.call(self._close_after_all))
+            await asyncio.shield(self._bench.workers.call(self._close_after_all, self._turn))
         except Draining:
             self._close_after_all()
 
@@ -281,8 +281,8 @@ class Walk(Generic[T]):
 
     def _call_back(self) -> None:
         for errand in self._under_way:
-            if errand.ticket is not None:
-                errand.ticket.cancel()
+            if errand.claim is not None:
+                errand.claim.cancel()
         self._under_way.clear()
 
 
@@ -291,7 +291,7 @@ class _Errand:
 
     def __init__(self, walk: Walk[T], job: Job) -> None:
         self.job = job
-        self.ticket: Ticket | None = None
+        self.claim: Claim | None = None
         self.outputs: Arrays | None = None
         self._walk = walk
 

@@ -8,16 +8,17 @@ from contextlib import asynccontextmanager
 
 from service.audio.decode import Recording
 from service.tasks.listen import Workbench
+from service.values import Turn
 
 
 @asynccontextmanager
-async def opened(bench: Workbench, opening: Callable[[], Recording]) -> AsyncIterator[Recording]:
+async def opened(bench: Workbench, opening: Callable[[], Recording], turn: Turn) -> AsyncIterator[Recording]:
     """The recording that *opening* opens, in a worker.
 
     Raises:
         UnsupportedAudio, TooLarge, BadAudio: as `open_recording` does.
     """
-    pending = asyncio.ensure_future(bench.workers.call(opening))
+    pending = asyncio.ensure_future(bench.workers.call(opening, turn))
     try:
         recording = await asyncio.shield(pending)
     except asyncio.CancelledError:

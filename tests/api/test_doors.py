@@ -22,14 +22,14 @@ def bearer(key: str) -> str:
 @pytest.mark.parametrize("key", KEYS)
 def test_known_key_enters_under_its_hash(key: str) -> None:
     door = KeyedDoor(KEYS, per_key=1)
-    with door.enter(bearer(key)) as caller:
+    with door.enter(bearer(key), "10.0.0.1") as caller:
         assert caller == hashlib.sha256(key.encode()).hexdigest()[:12]
         assert key not in caller
 
 
 @pytest.mark.parametrize("header", ["bearer first-key", "BEARER first-key", "Bearer  first-key "])
 def test_scheme_in_any_case_and_spaces_enter(header: str) -> None:
-    with KeyedDoor(KEYS, per_key=1).enter(header) as caller:
+    with KeyedDoor(KEYS, per_key=1).enter(header, "10.0.0.1") as caller:
         assert caller
 
 
@@ -48,7 +48,7 @@ def test_scheme_in_any_case_and_spaces_enter(header: str) -> None:
     ],
 )
 def test_unknown_caller_stays_out(header: str | None) -> None:
-    with pytest.raises(Unauthorized) as caught, KeyedDoor(KEYS, per_key=1).enter(header):
+    with pytest.raises(Unauthorized) as caught, KeyedDoor(KEYS, per_key=1).enter(header, "10.0.0.1"):
         raise AssertionError("not reached")
     assert not any(key in caught.value.detail for key in KEYS)
 
@@ -56,29 +56,31 @@ def test_unknown_caller_stays_out(header: str | None) -> None:
 @settings(max_examples=50)
 @given(st.text(max_size=50))
 def test_no_header_but_a_key_opens(header: str) -> None:
-    with pytest.raises(Unauthorized), KeyedDoor(("\x00 never sent",), per_key=1).enter(header):
+    with pytest.raises(Unauthorized), KeyedDoor(("\x00 never sent",), per_key=1).enter(header, "10.0.0.1"):
         raise AssertionError("not reached")
 
 
 def test_share_is_counted_by_key_and_given_back() -> None:
     door = KeyedDoor(KEYS, per_key=2)
     with ExitStack() as inside:
-        inside.enter_context(door.enter(bearer("first-key")))
-        inside.enter_context(door.enter(bearer("first-key")))
-        with pytest.raises(ShareUsedUp) as caught, door.enter(bearer("first-key")):
+        inside.enter_context(door.enter(bearer("first-key"), "10.0.0.1"))
+        inside.enter_context(door.enter(bearer("first-key"), "10.0.0.1"))
+        with pytest.raises(ShareUsedUp) as caught, door.enter(bearer("first-key"), "10.0.0.1"):
             raise AssertionError("not reached")
-        with door.enter(bearer("second-key")):
+        with door.enter(bearer("second-key"), "10.0.0.1"):
             pass
     assert caught.value.retry_after_s > 0
     for _ in range(3):
-        with pytest.raises(ZeroDivisionError), door.enter(bearer("first-key")):
+        with pytest.raises(ZeroDivisionError), door.enter(bearer("first-key"), "10.0.0.1"):
             raise ZeroDivisionError
 
 
 def test_open_door_lets_everybody_in() -> None:
     with ExitStack() as inside:
-        callers = {inside.enter_context(OpenDoor().enter(header)) for header in (None, "", "Bearer x") * 100}
-    assert callers == {"anyone"}
+        callers = {
+            inside.enter_context(OpenDoor().enter(header, "10.0.0.1")) for header in (None, "", "Bearer x") * 100
+        }
+    assert callers == {"10.0.0.1"}
 
 
 def test_door_for_is_keyed_when_there_are_keys() -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from service.backends.base import BackendError
 from service.engine.lane import LaneKey
 from service.errors import DeadlinePassed, Draining, ModelFault, ModelUnavailable, OutOfMemory, Overloaded
-from service.values import Arrays
+from service.values import WHENEVER, Arrays, Turn
 from tests.engine.conftest import LANE, RATE, Bench
 from tests.fakes import HANG, NOT_A_NUMBER, POISON, FakeBackend
 
@@ -37,7 +37,7 @@ async def settled(tasks: list[asyncio.Task[Arrays]]) -> None:
 async def blocked_worker(bench: Bench) -> asyncio.Task[Arrays]:
     """Occupy the only worker, so that what is submitted next queues up."""
     bench.block()
-    first = asyncio.create_task(bench.dispatcher.run(LANE, ramp(7), None))
+    first = asyncio.create_task(bench.dispatcher.run(LANE, ramp(7), WHENEVER))
     await entered(bench.backend)
     return first
 
@@ -47,7 +47,7 @@ async def test_cancelled_job_in_a_running_batch_does_not_disturb_the_others(benc
     """One of four jobs inside one run is cancelled; the other three are answered with their own answers."""
     first = await blocked_worker(bench)
     waveforms = [ramp(100 + 10 * i) for i in range(4)]
-    tasks = [asyncio.create_task(bench.dispatcher.run(LANE, waveform, None)) for waveform in waveforms]
+    tasks = [asyncio.create_task(bench.dispatcher.run(LANE, waveform, WHENEVER)) for waveform in waveforms]
     await asyncio.sleep(0)
     bench.release(then_block=True)
     await entered(bench.backend)
@@ -71,7 +71,7 @@ async def test_job_cancelled_while_queued_is_never_computed(bench: Bench, gone: 
     """One of four waiting jobs is cancelled; it does not reach the backend, and the others do."""
     first = await blocked_worker(bench)
     lengths = [100, 110, 120, 130]
-    tasks = [asyncio.create_task(bench.dispatcher.run(LANE, ramp(length), None)) for length in lengths]
+    tasks = [asyncio.create_task(bench.dispatcher.run(LANE, ramp(length), WHENEVER)) for length in lengths]
     await asyncio.sleep(0)
 
     tasks[gone].cancel()
@@ -88,7 +88,7 @@ async def test_job_cancelled_while_queued_is_never_computed(bench: Bench, gone: 
 async def test_all_cancelled_leave_a_pool_that_still_works(bench: Bench) -> None:
     """Eight in ten clients go away; afterwards every request is answered."""
     first = await blocked_worker(bench)
-    tasks = [asyncio.create_task(bench.dispatcher.run(LANE, ramp(50 + i), None)) for i in range(50)]
+    tasks = [asyncio.create_task(bench.dispatcher.run(LANE, ramp(50 + i), WHENEVER)) for i in range(50)]
     await asyncio.sleep(0)
     for i, task in enumerate(tasks):
         if i % 5:
@@ -96,7 +96,7 @@ async def test_all_cancelled_leave_a_pool_that_still_works(bench: Bench) -> None
     bench.release()
     await settled([first, *tasks])
 
-    after = await asyncio.gather(*(bench.dispatcher.run(LANE, ramp(60 + i), None) for i in range(20)))
+    after = await asyncio.gather(*(bench.dispatcher.run(LANE, ramp(60 + i), WHENEVER) for i in range(20)))
 
     assert [len(answer["enhanced"]) for answer in after] == [60 + i for i in range(20)]
 
@@ -106,7 +106,7 @@ async def test_poison_fails_alone(bench: Bench, bad: int) -> None:
     """A waveform that breaks the model fails with a fault; the three that shared its batch are answered."""
     first = await blocked_worker(bench)
     waveforms = [ramp(100 + i, POISON if i == bad else 0.0) for i in range(4)]
-    tasks = [asyncio.create_task(bench.dispatcher.run(LANE, waveform, None)) for waveform in waveforms]
+    tasks = [asyncio.create_task(bench.dispatcher.run(LANE, waveform, WHENEVER)) for waveform in waveforms]
     await asyncio.sleep(0)
     bench.release()
     await settled([first, *tasks])
@@ -142,7 +142,7 @@ async def test_halves_of_a_failed_batch_run_side_by_side() -> None:
     assert await asyncio.to_thread(inside.wait, 5)
     first = await blocked_worker(bench)
     bench.backend.on_run = fail_together
-    tasks = [asyncio.create_task(bench.dispatcher.run(LANE, ramp(100), None)) for _ in range(4)]
+    tasks = [asyncio.create_task(bench.dispatcher.run(LANE, ramp(100), WHENEVER)) for _ in range(4)]
     await asyncio.sleep(0)
     bench.release()
     await settled([first, *tasks])
@@ -159,7 +159,7 @@ async def test_answer_that_is_no_number_fails_alone(bench: Bench) -> None:
     """NaN in one row is that row's failure, without a second run."""
     first = await blocked_worker(bench)
     tasks = [
-        asyncio.create_task(bench.dispatcher.run(LANE, ramp(100, mark), None)) for mark in (0.0, NOT_A_NUMBER, 0.0)
+        asyncio.create_task(bench.dispatcher.run(LANE, ramp(100, mark), WHENEVER)) for mark in (0.0, NOT_A_NUMBER, 0.0)
     ]
     await asyncio.sleep(0)
     bench.release()
@@ -174,7 +174,7 @@ async def test_wrong_number_of_rows_never_gives_an_answer_to_another(bench: Benc
     first = await blocked_worker(bench)
     bench.backend.wrong_count = True
     waveforms = [ramp(100 + i) for i in range(3)]
-    tasks = [asyncio.create_task(bench.dispatcher.run(LANE, waveform, None)) for waveform in waveforms]
+    tasks = [asyncio.create_task(bench.dispatcher.run(LANE, waveform, WHENEVER)) for waveform in waveforms]
     await asyncio.sleep(0)
     bench.release()
     await settled([first, *tasks])
@@ -187,7 +187,7 @@ async def test_out_of_memory_halves_the_batches_and_answers_all(bench: Bench) ->
     """A batch too large for memory comes back in parts, and later batches keep below that size."""
     first = await blocked_worker(bench)
     bench.backend.most_area = 450
-    tasks = [asyncio.create_task(bench.dispatcher.run(LANE, ramp(100), None)) for _ in range(8)]
+    tasks = [asyncio.create_task(bench.dispatcher.run(LANE, ramp(100), WHENEVER)) for _ in range(8)]
     await asyncio.sleep(0)
     bench.release()
     await settled([first, *tasks])
@@ -196,7 +196,7 @@ async def test_out_of_memory_halves_the_batches_and_answers_all(bench: Bench) ->
     assert runs == [1, 8, 4, 4]
 
     first = await blocked_worker(bench)
-    tasks = [asyncio.create_task(bench.dispatcher.run(LANE, ramp(100), None)) for _ in range(8)]
+    tasks = [asyncio.create_task(bench.dispatcher.run(LANE, ramp(100), WHENEVER)) for _ in range(8)]
     await asyncio.sleep(0)
     bench.release()
     await settled([first, *tasks])
@@ -209,14 +209,14 @@ async def test_single_job_without_memory_says_so(bench: Bench) -> None:
     bench.backend.most_area = 10
 
     with pytest.raises(OutOfMemory):
-        await bench.dispatcher.run(LANE, ramp(100), None)
+        await bench.dispatcher.run(LANE, ramp(100), WHENEVER)
 
 
 async def test_job_whose_deadline_passes_in_the_queue_is_not_computed(bench: Bench) -> None:
     """The deadline is looked at when the batch is formed."""
     first = await blocked_worker(bench)
-    late = asyncio.create_task(bench.dispatcher.run(LANE, ramp(100), 5.0))
-    timely = asyncio.create_task(bench.dispatcher.run(LANE, ramp(101), 50.0))
+    late = asyncio.create_task(bench.dispatcher.run(LANE, ramp(100), Turn(5.0)))
+    timely = asyncio.create_task(bench.dispatcher.run(LANE, ramp(101), Turn(50.0)))
     await asyncio.sleep(0)
 
     bench.clock.advance(10.0)
@@ -232,7 +232,7 @@ async def test_job_whose_deadline_passes_in_the_queue_is_not_computed(bench: Ben
 async def test_patrol_answers_the_expired_while_all_workers_are_busy(bench: Bench) -> None:
     """Nobody is free to form a batch, yet the deadline is kept."""
     await blocked_worker(bench)
-    late = asyncio.create_task(bench.dispatcher.run(LANE, ramp(100), 5.0))
+    late = asyncio.create_task(bench.dispatcher.run(LANE, ramp(100), Turn(5.0)))
     await asyncio.sleep(0)
 
     bench.clock.advance(10.0)
@@ -247,7 +247,7 @@ async def test_deadline_that_cannot_hold_is_refused_at_once(bench: Bench) -> Non
     await blocked_worker(bench)
 
     with pytest.raises(Overloaded) as refusal:
-        await bench.dispatcher.run(LANE, ramp(5 * RATE), 0.05)
+        await bench.dispatcher.run(LANE, ramp(5 * RATE), Turn(0.05))
 
     assert refusal.value.retry_after_s >= 1
     assert bench.count("refused") == 1
@@ -255,7 +255,7 @@ async def test_deadline_that_cannot_hold_is_refused_at_once(bench: Bench) -> Non
 
 async def test_hanging_run_is_written_off_and_its_worker_replaced(bench: Bench) -> None:
     """After its limit the jobs of the run fail, and a new worker serves; the old one's late answer changes nothing."""
-    hung = asyncio.create_task(bench.dispatcher.run(LANE, ramp(100, HANG), None))
+    hung = asyncio.create_task(bench.dispatcher.run(LANE, ramp(100, HANG), WHENEVER))
     await entered(bench.backend)
 
     bench.clock.advance(29.0)
@@ -267,16 +267,16 @@ async def test_hanging_run_is_written_off_and_its_worker_replaced(bench: Bench) 
     assert isinstance(hung.exception(), ModelFault)
     assert bench.metrics.workers_lost._value.get() == 1
 
-    answer = await asyncio.wait_for(bench.dispatcher.run(LANE, ramp(100), None), 5)
+    answer = await asyncio.wait_for(bench.dispatcher.run(LANE, ramp(100), WHENEVER), 5)
     bench.backend.let_go.set()
 
     assert len(answer["enhanced"]) == 100
-    assert len(await bench.dispatcher.run(LANE, ramp(90), None)) == 1
+    assert len(await bench.dispatcher.run(LANE, ramp(90), WHENEVER)) == 1
 
 
 async def test_closed_lane_fails_what_waits_and_finishes_what_runs(bench: Bench) -> None:
     running = await blocked_worker(bench)
-    waiting = asyncio.create_task(bench.dispatcher.run(LANE, ramp(100), None))
+    waiting = asyncio.create_task(bench.dispatcher.run(LANE, ramp(100), WHENEVER))
     await asyncio.sleep(0)
 
     bench.dispatcher.close_lane(LANE)
@@ -286,12 +286,12 @@ async def test_closed_lane_fails_what_waits_and_finishes_what_runs(bench: Bench)
     assert isinstance(waiting.exception(), ModelUnavailable)
     assert len(running.result()["enhanced"]) == 7
     with pytest.raises(ModelUnavailable):
-        await bench.dispatcher.run(LANE, ramp(100), None)
+        await bench.dispatcher.run(LANE, ramp(100), WHENEVER)
 
 
 async def test_stopping_the_pool_fails_what_waits(bench: Bench) -> None:
     running = await blocked_worker(bench)
-    waiting = asyncio.create_task(bench.dispatcher.run(LANE, ramp(100), None))
+    waiting = asyncio.create_task(bench.dispatcher.run(LANE, ramp(100), WHENEVER))
     await asyncio.sleep(0)
 
     bench.dispatcher.refuse()
@@ -300,7 +300,7 @@ async def test_stopping_the_pool_fails_what_waits(bench: Bench) -> None:
 
     assert isinstance(waiting.exception(), Draining)
     with pytest.raises(Draining):
-        await bench.dispatcher.run(LANE, ramp(100), None)
+        await bench.dispatcher.run(LANE, ramp(100), WHENEVER)
 
 
 async def test_lanes_do_not_mix(bench: Bench) -> None:
@@ -309,7 +309,7 @@ async def test_lanes_do_not_mix(bench: Bench) -> None:
     other = FakeBackend()
     bench.open(LaneKey("other@1"), other)
     tasks = [
-        asyncio.create_task(bench.dispatcher.run(lane, ramp(100 + i), None))
+        asyncio.create_task(bench.dispatcher.run(lane, ramp(100 + i), WHENEVER))
         for i, lane in enumerate([LANE, LaneKey("other@1")] * 3)
     ]
     await asyncio.sleep(0)
@@ -325,12 +325,12 @@ def test_several_event_loops_share_one_pool() -> None:
     bench = Bench(workers=2)
 
     async def some(count: int) -> list[int]:
-        answers = await asyncio.gather(*(bench.dispatcher.run(LANE, ramp(50 + i), None) for i in range(count)))
+        answers = await asyncio.gather(*(bench.dispatcher.run(LANE, ramp(50 + i), WHENEVER) for i in range(count)))
         return [len(answer["enhanced"]) for answer in answers]
 
     async def abandon() -> None:
         bench.block()
-        task = asyncio.create_task(bench.dispatcher.run(LANE, ramp(5), None))
+        task = asyncio.create_task(bench.dispatcher.run(LANE, ramp(5), WHENEVER))
         await entered(bench.backend)
         task.cancel()
 
@@ -350,7 +350,7 @@ def test_several_event_loops_share_one_pool() -> None:
 
 async def test_gauges_return_to_nothing(bench: Bench) -> None:
     first = await blocked_worker(bench)
-    tasks = [asyncio.create_task(bench.dispatcher.run(LANE, ramp(100 + i), None)) for i in range(5)]
+    tasks = [asyncio.create_task(bench.dispatcher.run(LANE, ramp(100 + i), WHENEVER)) for i in range(5)]
     await asyncio.sleep(0)
     assert bench.queued("items") == 5
     assert bench.queued("seconds") > 0

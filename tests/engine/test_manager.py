@@ -90,9 +90,7 @@ async def test_jobs_of_all_lengths_get_their_own_answers(tmp_path: Path, make: M
         assert verdict["frames"].shape == (-(-len(waveform) // 256),)
 
 
-@pytest.mark.parametrize(
-    "waveform", [np.zeros((2, 10), np.float32), np.zeros(10), np.zeros(4 * RATE + 1, np.float32)]
-)
+@pytest.mark.parametrize("waveform", [np.zeros((2, 10), np.float32), np.zeros(10), np.zeros(4 * RATE + 1, np.float32)])
 async def test_what_no_task_should_send_is_our_fault(tmp_path: Path, make: Make, waveform: np.ndarray) -> None:
     make_model(tmp_path, "enhance")
     manager = make(tmp_path)

@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from service.clock import ManualClock
+from service.engine.turns import Line
 from service.engine.workers import CALL_LIMIT_S, Run, Workers
 from service.errors import Draining, InternalFault
 from service.metrics import Metrics
+from service.values import Turn
 
 
 class Batches:
@@ -24,7 +26,7 @@ class Batches:
         self.idle: list[int] = []
         self.closed = False
 
-    def take(self, now: float, idle_workers: int) -> Run | None:
+    def take(self, now: float, idle_workers: int, rival: Line) -> Run | None:
         if not self.waiting:
             return None
         self.idle.append(idle_workers)
@@ -118,21 +120,24 @@ async def test_cancelled_call_that_runs_disturbs_nobody(workers: Workers) -> Non
     assert first.cancelled()
 
 
-async def test_batches_come_first_but_calls_do_not_starve(workers: Workers) -> None:
-    """With both waiting, a call runs after two batches at the latest."""
+async def test_calls_of_a_caller_with_many_do_not_keep_another_waiting(workers: Workers, clock: ManualClock) -> None:
+    """A hundred slow calls wait; somebody else's goes after the one that runs, not after all of them."""
     go, first = await held(workers)
     order: list[str] = []
-    done = threading.Event()
-    batches = Batches(*(lambda: order.append("batch") for _ in range(7)), done.set)
-    calls = [asyncio.create_task(workers.call(lambda: order.append("call"))) for _ in range(2)]
+
+    def slow() -> None:
+        clock.advance(0.3)
+        order.append("slow")
+
+    many = [asyncio.create_task(workers.call(slow, Turn(share="many", flow=i))) for i in range(100)]
     await asyncio.sleep(0)
-    workers.attach(batches)
+    one = asyncio.create_task(workers.call(lambda: order.append("one"), Turn(share="one")))
+    await asyncio.sleep(0)
 
     go.set()
-    await asyncio.gather(first, *calls)
-    assert await asyncio.to_thread(done.wait, 5)
+    await asyncio.gather(first, *many, one)
 
-    assert order == ["batch", "batch", "call", "batch", "batch", "call", "batch", "batch", "batch"]
+    assert order.index("one") <= 1
 
 
 async def test_source_is_told_how_many_are_idle(clock: ManualClock, metrics: Metrics) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import aclosing
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from service.audio.decode import Recording, open_recording
 from service.audio.raw import RawFormat
+from service.engine.dispatch import Claim
 from service.engine.model import Model
 from service.errors import BadRequest, DeadlinePassed, NonFiniteAudio, NotFound, Overloaded, SilentAudio, TooShort
 from service.tasks.hear import (
@@ -26,7 +28,7 @@ from service.tasks.hear import (
     hear_out,
 )
 from service.tasks.listen import Workbench
-from service.values import Arrays, AudioLimits, Turn
+from service.values import AudioLimits, Turn
 from tests.e2e.sounds import speechlike, wav
 
 SOON_S = 60.0
@@ -239,30 +241,30 @@ async def test_a_walk_that_is_cancelled_leaves_nothing_behind(bench: Workbench) 
 
 
 async def test_who_was_let_in_is_not_sent_away_half_way(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The queue fills up in the middle of a long recording: its rest waits, and the answer is whole."""
-    run, calls = Model.run, 0
+    """The queue is full from the first piece of a long recording on: its rest waits, and the answer is whole."""
+    submit, calls = Model.submit, 0
 
-    async def sometimes_full(model: Model, waveform: NDArray[np.float32], deadline: float | None = None) -> Arrays:
+    def full_from_then_on(model: Model, *given: Any, is_admitted: bool = False) -> Claim:
         nonlocal calls
         calls += 1
-        if calls > 6 and calls % 2:
-            raise Overloaded("full", retry_after_s=0.001)
-        return await run(model, waveform, deadline)
+        if calls > 1 and not is_admitted:
+            raise Overloaded("full", retry_after_s=3)
+        return submit(model, *given, is_admitted=is_admitted)
 
-    monkeypatch.setattr(Model, "run", sometimes_full)
+    monkeypatch.setattr(Model, "submit", full_from_then_on)
     samples = speechlike(37.3)
 
     made = await enhanced(bench, samples, EnhanceWish(), 16_000)
 
     np.testing.assert_allclose(made[0], samples / 2, atol=1e-4)
-    assert calls > 12
+    assert calls > 8
 
 
 async def test_who_was_not_let_in_hears_it_at_once(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def full(model: Model, waveform: NDArray[np.float32], deadline: float | None = None) -> Arrays:
+    def full(model: Model, *given: Any, is_admitted: bool = False) -> Claim:
         raise Overloaded("full", retry_after_s=3)
 
-    monkeypatch.setattr(Model, "run", full)
+    monkeypatch.setattr(Model, "submit", full)
 
     with pytest.raises(Overloaded):
         await report(bench, speechlike(37.3), Wishes(quality=QualityWish()))

@@ -74,7 +74,7 @@ async def _hear(
     async with visit.opened(file) as recording:
         encode = encoder_of(recording, wishes.enhance, query.enhance.format)
         sound = await made_whole(visit, recording, wishes, encode)
-    return await visit.desk.bench.workers.call(lambda: written(sound.report, sound)), sound
+    return await visit.desk.bench.workers.call(lambda: written(sound.report, sound), visit.turn), sound
 
 
 def _shaped(

@@ -51,7 +51,9 @@ async def enhance(request: Request, query: Annotated[EnhanceQuery, Query()]) -> 
 
 async def _inside_json(visit: Visit, query: EnhanceQuery, file: UploadedFile) -> bytes:
     sound = await _whole(visit, query, file)
-    return await visit.desk.bench.workers.call(lambda: as_json(enhanced(visit, file, sound, with_data=True)))
+    return await visit.desk.bench.workers.call(
+        lambda: as_json(enhanced(visit, file, sound, with_data=True)), visit.turn
+    )
 
 
 async def _with_scores(visit: Visit, query: EnhanceQuery) -> Response:
@@ -92,11 +94,11 @@ async def _encoded(visit: Visit, first: Event, rest: AsyncIterator[Event], encod
     event: Event | None = first
     while event is not None:
         if isinstance(event, SoundPart):
-            yield await workers.call(partial(encode.push, event.samples))
+            yield await workers.call(partial(encode.push, event.samples), visit.turn)
         elif isinstance(event, Report) and event.enhance is not None:
             visit.note(event.enhance.model, event.facts.duration_s)
         event = await anext(rest, None)
-    yield await workers.call(encode.finish)
+    yield await workers.call(encode.finish, visit.turn)
 
 
 def _headers(file: UploadedFile, suffix: str, model: str) -> dict[str, str]:
