@@ -70,7 +70,8 @@ class ChildSource:
         return self._process.pid
 
     def blocks(self) -> Iterator[Samples]:
-        channels, most = self.facts.channels, block_frames(self.facts.sample_rate)
+        channels = self.facts.channels
+        most = block_frames(self.facts.sample_rate, channels)
         while not self._closed:
             frames = int.from_bytes(self._read(4), "little")
             if frames == 0:

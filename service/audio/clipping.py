@@ -34,14 +34,19 @@ LEAST_RUNS = 2
 
 
 class Clipping:
-    """Takes a recording slab by slab; runs are sought within each."""
+    """Takes a recording slab by slab; runs are sought within each second."""
 
     def __init__(self, sample_rate: int, channels: int) -> None:
         self._rate = sample_rate
         self._channels = channels
         self._stretches = Stretches(GAP_S, LEAST_RUNS)
 
-    def push(self, slab: Samples, start_s: float) -> None:
+    def push(self, slab: Samples, start_s: float, second: int) -> None:
+        """Take (channels, n) more; *second* is about a second in samples."""
+        for first in _suspects(slab, second):
+            self._look(slab[:, first : first + second], start_s + first / self._rate)
+
+    def _look(self, slab: Samples, start_s: float) -> None:
         found = [_flat_tops(samples) for samples in slab]
         starts = np.concatenate([start for start, _ in found])
         if not len(starts):
@@ -75,8 +80,6 @@ class Clipping:
 
 def _flat_tops(samples: NDArray[np.float32]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """First samples of the clipped runs of one channel, and the samples after their last."""
-    if not _may_be_flat(samples):
-        return np.zeros(0, np.intp), np.zeros(0, np.intp)
     steps = np.diff(samples)
     level = np.abs(samples)
     flat = (np.abs(steps) <= SAME) & (level[1:] >= LEAST_LEVEL)
@@ -95,16 +98,27 @@ def _flat_tops(samples: NDArray[np.float32]) -> tuple[NDArray[np.intp], NDArray[
     return starts[clipped], ends[clipped]
 
 
-def _may_be_flat(samples: NDArray[np.float32]) -> bool:
-    """Whether a few samples near the peak are alike in a row at all: nearly always not, and that is cheap to see."""
+def _suspects(slab: Samples, second: int) -> list[int]:
+    """First samples of the seconds in which a few samples near the peak are alike in a row at all.
+
+    Nearly always there are none, and that is cheap to see for many seconds at once.
+    """
+    whole = slab.shape[1] // second * second
+    suspects = _near_flat(slab[:, :whole].reshape(len(slab), -1, second)) * second
+    rest = _near_flat(slab[:, None, whole:]) + whole if whole < slab.shape[1] else suspects[:0]
+    return [*suspects.tolist(), *rest.tolist()]
+
+
+def _near_flat(seconds: NDArray[np.float32]) -> NDArray[np.intp]:
+    """Which of (channels, seconds, samples) may hold a flat top in some channel."""
     near, least = NEAR_PEAK - 0.01, LEAST_LEVEL - 1e-3
-    highest, lowest = float(samples.max()), float(samples.min())
-    there = np.flatnonzero((samples >= max(near * highest, least)) | (samples <= min(near * lowest, -least)))
-    if len(there) < LEAST_RUN:
-        return False
-    heights = samples[there]
+    high = seconds >= np.maximum(near * seconds.max(axis=2, keepdims=True, initial=0), least)
+    low = seconds <= np.minimum(near * seconds.min(axis=2, keepdims=True, initial=0), -least)
+    there = np.flatnonzero(high | low)
+    heights = seconds.reshape(-1)[there]
     alike = (np.diff(there) == 1) & (np.abs(np.diff(heights)) <= SAME)
-    return bool((alike[1:] & alike[:-1]).any())
+    runs = there[:-2][alike[1:] & alike[:-1]] if len(there) >= LEAST_RUN else there[:0]
+    return np.unique(runs // seconds.shape[2] % max(1, seconds.shape[1]))
 
 
 def _cut_off(

@@ -68,7 +68,7 @@ class Recording:
         self.close()
 
     def blocks(self) -> Iterator[Samples]:
-        """All samples in order: float32 (channels, n) each, contiguous, n at most a second. Once only.
+        """All samples in order: float32 (channels, n) each, contiguous, n at most ten seconds. Once only.
 
         Values beyond 1 pass as they are. A recording that breaks off gives what there is, and a warning.
 
@@ -96,9 +96,8 @@ class Recording:
             for block in self._source.blocks():
                 self._check_amount(counted + block.shape[1])
                 if not np.isfinite(block).all():
-                    raise NonFiniteAudio(
-                        f"The samples hold NaN or infinity, first in the second after {self._seconds(counted)} s."
-                    )
+                    first = counted + int(np.flatnonzero(~np.isfinite(block).all(axis=0))[0])
+                    raise NonFiniteAudio(f"The samples hold NaN or infinity, first at {self._seconds(first)} s.")
                 counted += block.shape[1]
                 yield block
             self._conclude(counted)

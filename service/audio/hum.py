@@ -63,18 +63,19 @@ class Hum:
         """Take whole windows, (windows, samples)."""
         windows = windows[np.mean(windows**2, axis=1) >= DIGITAL_SILENCE]
         spectrum = np.fft.rfft((windows - windows.mean(axis=1, keepdims=True)) * self._window)
-        amplitude = np.abs(spectrum) * (2 / self._window.sum())
-        self._sum += (20 * np.log10(amplitude + 1e-9)).sum(axis=0, dtype=np.float64)
+        power = (spectrum.real**2 + spectrum.imag**2) * (2 / self._window.sum()) ** 2
+        self._sum += 10 / np.log(10) * np.log(power + 1e-18).sum(axis=0, dtype=np.float64)
         self._windows += len(windows)
 
     def _stand_out(self, level: NDArray[np.float64], mains: float) -> list[float]:
         """By how many dB each multiple stands out; 0 where it does not."""
         at, around, next_to = _places(len(level), self._rate / self._size, mains)
         line = level[at].max(axis=1)
+        clear = (line - level[next_to].max(axis=1) >= ALONE_DB) & (line >= 20 * np.log10(LEAST_AMPLITUDE))
+        if not clear.any():
+            return [0.0] * HARMONICS
         height = line - np.median(level[around], axis=1)
-        clear = (height >= STANDS_OUT_DB) & (line - level[next_to].max(axis=1) >= ALONE_DB)
-        heard = line >= 20 * np.log10(LEAST_AMPLITUDE)
-        heights: list[float] = np.where(clear & heard, height, 0.0).tolist()
+        heights: list[float] = np.where(clear & (height >= STANDS_OUT_DB), height, 0.0).tolist()
         return heights
 
 

@@ -101,8 +101,7 @@ class Levels:
         self._seen += slab.shape[1]
         self._peak_power = max(self._peak_power, float(square.max()))
         self._sum += slab.sum(axis=1)
-        for first in range(0, slab.shape[1], self._second):
-            self._clipping.push(slab[:, first : first + self._second], start_s + first / self._rate)
+        self._clipping.push(slab, start_s, self._second)
         self._bandwidth.push(slab, self._second)
         self._hum.push(slab[0] if len(slab) == 1 else slab.mean(axis=0))
         hops = slab.shape[1] // self._hop

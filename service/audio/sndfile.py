@@ -72,7 +72,7 @@ class SndfileSource:
         self.broke_off = False
 
     def blocks(self) -> Iterator[Samples]:
-        shape = block_frames(self.facts.sample_rate), self.facts.channels
+        shape = block_frames(self.facts.sample_rate, self.facts.channels), self.facts.channels
         while not (self._file.closed or self.broke_off):
             # a read that fails has written what it could decode, but does not say how much
             room = np.full(shape, np.nan, np.float32)

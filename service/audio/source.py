@@ -10,8 +10,9 @@ from service.audio.pcm import BYTES, PcmLayout
 from service.audio.raw import RawFormat
 from service.values import AudioFacts, Samples
 
-BLOCK_FRAMES = 16_384
-"""At most; at rates below it, a second."""
+BLOCK_SAMPLES = 163_840
+"""At most, over all channels: ten seconds of one at 16 kHz. Blocks cost calls, samples memory."""
+BLOCK_S = 10
 
 SUBTYPES: dict[pcm.Encoding, str] = {
     "u8": "pcm_u8", "s16le": "pcm_16", "s16be": "pcm_16", "s24le": "pcm_24", "s32le": "pcm_32",
@@ -32,7 +33,7 @@ class Source(Protocol):
     """Whether decoding stopped before the end; meaningful after the last block."""
 
     def blocks(self) -> Iterator[Samples]:
-        """(channels, n) each, contiguous, n from 1 to `BLOCK_FRAMES` and not above a second."""
+        """(channels, n) each, contiguous, n from 1 to what `block_frames` says."""
         ...
 
     def close(self) -> None:
@@ -40,8 +41,9 @@ class Source(Protocol):
         ...
 
 
-def block_frames(sample_rate: int) -> int:
-    return min(sample_rate, BLOCK_FRAMES)
+def block_frames(sample_rate: int, channels: int) -> int:
+    """Most frames of one block."""
+    return max(1, min(sample_rate * BLOCK_S, BLOCK_SAMPLES // channels))
 
 
 class PcmSource:
@@ -60,7 +62,8 @@ class PcmSource:
 
     def blocks(self) -> Iterator[Samples]:
         if self._body is not None:
-            yield from pcm.blocks(self._body, self._layout, block_frames(self._layout.sample_rate))
+            layout = self._layout
+            yield from pcm.blocks(self._body, layout, block_frames(layout.sample_rate, layout.channels))
 
     def close(self) -> None:
         self._body = None

@@ -122,6 +122,8 @@ class Batcher(Generic[P]):
         """
         if turn.deadline <= now:
             raise DeadlinePassed("The deadline had passed before the work could be queued.")
+        if now + own_s > turn.deadline:
+            raise DeadlinePassed(f"This takes {own_s:.3f} s of computing, more than the deadline leaves.")
         scale = self._scale()
         if scale:
             self._admit_share(turn, own_s, scale)

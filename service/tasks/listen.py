@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 PIECES_UNDER_WAY = 4
 """Of one listener: enough to fill a batch, few enough that a two-hour file takes no more memory than a short one."""
-BLOCKS_A_STEP = 16
+BLOCKS_A_STEP = 4
 """Blocks decoded in one go when no piece comes of them; bounds how long a worker is held."""
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from service.audio.decode import open_recording
 from service.audio.raw import RawFormat
-from service.audio.source import BLOCK_FRAMES
+from service.audio.source import block_frames
 from service.errors import BadAudio, InternalFault, NonFiniteAudio, TooLarge, TruncatedAudio
 from service.values import AudioLimits
 from tests.audio.made import LIMITS, encoded, heard, level, pcm16, speech, tone, wav
@@ -67,7 +67,7 @@ def test_lossy_formats_keep_duration_and_level(kind: str, subtype: str, rate: in
     assert recording.warnings.sentences == []
 
 
-def test_blocks_are_contiguous_float_and_at_most_a_second() -> None:
+def test_blocks_are_contiguous_float_and_bounded() -> None:
     for rate, body in (
         (4000, wav(bytes(100_000), rate=4000)),
         (48_000, encoded("FLAC", "PCM_16", tone(2, 48_000, 2), 48_000)),
@@ -77,7 +77,7 @@ def test_blocks_are_contiguous_float_and_at_most_a_second() -> None:
                 assert block.dtype == np.float32
                 assert block.flags.c_contiguous
                 assert block.flags.writeable
-                assert 0 < block.shape[1] <= min(rate, BLOCK_FRAMES)
+                assert 0 < block.shape[1] <= block_frames(rate, recording.facts.channels)
 
 
 @pytest.mark.parametrize("make", [bytes, bytearray, memoryview], ids=["bytes", "bytearray", "memoryview"])
@@ -176,7 +176,7 @@ def test_what_is_no_number_is_refused(value: float) -> None:
     samples[0, 40_000] = value
     with pytest.raises(NonFiniteAudio) as caught:
         heard(wav(samples.tobytes(), tag=3, bits=32))
-    assert "2.00 s" in caught.value.detail
+    assert "at 2.50 s" in caught.value.detail
 
 
 def test_float_samples_beyond_full_scale_pass() -> None:

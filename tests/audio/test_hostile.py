@@ -11,7 +11,7 @@ import pytest
 
 from service.audio.decode import open_recording
 from service.audio.raw import RawFormat
-from service.audio.source import BLOCK_FRAMES
+from service.audio.source import BLOCK_SAMPLES
 from service.errors import BadAudio, BadRequest, EarmarkError, TooLarge
 from service.values import AudioLimits
 from tests.audio.made import chunk, encoded, pcm16, speech, tone, wav
@@ -51,7 +51,7 @@ def survive(body: bytes, raw: RawFormat | None = None) -> None:
             for block in recording.blocks():
                 assert block.dtype == np.float32
                 assert block.shape[0] == recording.facts.channels <= LIMITS.max_channels
-                assert 0 < block.shape[1] <= BLOCK_FRAMES
+                assert 0 < block.size <= BLOCK_SAMPLES
                 assert np.isfinite(block).all()
                 count += block.size
             assert 0 < count <= LIMITS.max_samples

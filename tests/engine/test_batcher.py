@@ -395,11 +395,11 @@ def test_later_deadline_is_never_refused_where_an_earlier_one_is_admitted(
         for waiting_s, slack in queued:
             try:
                 batcher.submit(key, waiting_s, Turn(slack), 0, 0.0)
-            except Overloaded:
+            except (Overloaded, DeadlinePassed):
                 continue
         try:
             batcher.submit(key, length_s, Turn(deadline), 1, 0.0)
-        except Overloaded:
+        except (Overloaded, DeadlinePassed):
             return False
         return True
 
@@ -737,3 +737,23 @@ def test_memory_recovers_slowly_after_it_ran_out() -> None:
         clean += 2
         assert clean < 1500
     assert largest == 8
+
+
+def test_more_of_what_was_let_in_is_not_refused() -> None:
+    batcher: Batcher[int] = Batcher(1, queue_s=0.1)
+    key = lane(batcher)
+    for number in range(5):
+        batcher.submit(key, 10.0, WHENEVER, number, 0.0, is_admitted=True)
+
+    with pytest.raises(Overloaded):
+        batcher.submit(key, 10.0, WHENEVER, 5, 0.0)
+    assert batcher.queued(key)[0] == 5
+
+
+def test_what_takes_longer_than_its_deadline_leaves_is_not_even_queued() -> None:
+    batcher: Batcher[int] = Batcher(1, queue_s=60.0)
+    key = lane(batcher)
+
+    with pytest.raises(DeadlinePassed):
+        batcher.submit(key, 30.0, Turn(deadline=0.001), 0, 0.0)
+    assert batcher.queued(key) == (0, 0.0)

@@ -1,0 +1,1 @@
+"""An HTTP client that measures: the schedule is drawn first, and a slow server never slows it down."""
