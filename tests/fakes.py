@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from service.backends.base import BackendError, BackendOutOfMemory, Tensor
+from service.backends.base import BackendError, BackendOutOfMemory, Place, Tensor
 from service.values import Arrays
 
 POISON = 0.666
@@ -31,6 +31,7 @@ class FakeBackend:
 
     kind = "onnx"
     provider = "FakeCPU"
+    device: Place = "cpu"
     inputs = (Tensor("waveform", "float32", ("batch", "samples")), Tensor("lengths", "int64", ("batch",)))
     outputs = (Tensor("enhanced", "float32", ("batch", "samples")),)
 

@@ -8,7 +8,9 @@ from typing import Literal, Protocol
 from service.values import Arrays
 
 Device = Literal["auto", "cpu", "cuda"]
-"""Where a graph runs: auto takes a GPU where the backend has one."""
+"""Where a graph is asked to run: auto takes a GPU where the backend has one."""
+Place = Literal["cpu", "cuda"]
+"""Where it really does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +36,13 @@ class Backend(Protocol):
     Attributes:
         kind: "onnx" or "torchscript".
         provider: what really runs it, such as "CPUExecutionProvider" or "cuda:0".
+        device: "cpu", where a run costs its thread's own time, or "cuda", where the thread waits.
         inputs, outputs: the tensors of the graph, outputs empty where the runtime cannot tell.
     """
 
     kind: str
     provider: str
+    device: Place
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
 

@@ -9,10 +9,17 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from service.backends.base import BackendError, BackendOutOfMemory, Device, Tensor
+from service.backends.base import BackendError, BackendOutOfMemory, Device, Place, Tensor
 from service.values import Arrays
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+CUDA_OPTIONS = {
+    "cudnn_conv_algo_search": "HEURISTIC",  # the exhaustive one tries every algorithm anew for every new length
+    "cudnn_conv_use_max_workspace": "1",
+    "arena_extend_strategy": "kSameAsRequested",  # doubling overshoots after one huge batch
+    "do_copy_in_default_stream": "1",
+    "use_tf32": "0",  # with it, answers differ from those of a CPU by more than a batch's neighbours may make them
+}
 SHRINK_BYTES = 2 << 20
 """Runs with larger inputs give their memory back; otherwise one long batch keeps it for ever."""
 NO_MEMORY = re.compile(r"bad_?alloc|failed to allocate|out of memory|BFCArena|CUDA_ERROR_OUT_OF_MEMORY", re.IGNORECASE)
@@ -37,6 +44,7 @@ class OnnxBackend:
     def __init__(self, path: Path, device: Device = "cpu") -> None:
         self._session: onnxruntime.InferenceSession | None = _open(path, device)
         self.provider: str = self._session.get_providers()[0]
+        self.device: Place = "cuda" if self.provider == CUDA else "cpu"
         self.inputs = tuple(_tensor(node) for node in self._session.get_inputs())
         self.outputs = tuple(_tensor(node) for node in self._session.get_outputs())
         self._names = [tensor.name for tensor in self.outputs]
@@ -69,7 +77,7 @@ def _open(path: Path, device: Device) -> onnxruntime.InferenceSession:
     # CUDA's libraries come as wheels, where the loader does not look by itself.
     onnxruntime.preload_dlls()
     try:
-        session = _session(path, [(CUDA, {"cudnn_conv_algo_search": "HEURISTIC"}), CPU])
+        session = _session(path, [(CUDA, CUDA_OPTIONS), CPU])
         if session.get_providers()[0] != CUDA:
             raise BackendError("onnxruntime fell back to the CPU: its CUDA libraries do not load")
     except BackendError as error:
@@ -86,6 +94,9 @@ def _session(path: Path, providers: list[str | tuple[str, dict[str, str]]]) -> o
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if providers != [CPU]:
+        # Weights outside the arena, so that what a large batch took can be given back.
+        options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
     # Patterns are planned per input shape and kept: lengths that never repeat would only fill memory.
     options.enable_mem_pattern = False
     options.log_severity_level = FATAL_ONLY

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from service.backends.base import BackendError, BackendOutOfMemory, Device, Tensor
+from service.backends.base import BackendError, BackendOutOfMemory, Device, Place, Tensor
 from service.values import Arrays
 
 if TYPE_CHECKING:
@@ -45,6 +45,10 @@ class TorchScriptBackend:
         with contextlib.suppress(RuntimeError):  # it may be set only once a process
             torch.set_num_interop_threads(1)
         self.provider = _device(torch.cuda.is_available(), device)
+        self.device: Place = "cpu" if self.provider == "cpu" else "cuda"
+        if self.device == "cuda":
+            # As on a CPU: rounding to 10 bits would change answers by more than neighbours in a batch may.
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         self._module: torch.jit.ScriptModule | None = self._load(path)
         schema = self._module.forward.schema
         self.inputs = tuple(Tensor(argument.name, "?", ()) for argument in schema.arguments[1:])

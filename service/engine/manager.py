@@ -31,6 +31,8 @@ from service.values import Task
 __all__ = ["Model", "ModelManager", "ModelStatus"]
 
 LOADING_RETRY_S, FAILED_RETRY_S = 2.0, 30.0
+SLOTS = {"cuda": 2}
+"""Batches at once on a device: one is computed while the next is put together and copied."""
 
 logger = logging.getLogger("earmark.engine")
 
@@ -61,7 +63,7 @@ class ModelManager:
         self._device = device
         self._metrics = metrics
         self._clock = clock
-        self._dispatcher = Dispatcher(workers, metrics, clock, queue_s)
+        self._dispatcher = Dispatcher(workers, metrics, clock, queue_s, SLOTS)
         self._loader = ThreadPoolExecutor(workers.count, thread_name_prefix="earmark-loader")
         self._lock = Lock()
         self._registry = Registry()
