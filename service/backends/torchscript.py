@@ -49,6 +49,8 @@ class TorchScriptBackend:
         if self.device == "cuda":
             # As on a CPU: rounding to 10 bits would change answers by more than neighbours in a batch may.
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+            # A compiled program cannot have its recurrent weights put in one piece; cuDNN does so for each run.
+            warnings.filterwarnings("ignore", message="RNN module weights are not part")
         self._module: torch.jit.ScriptModule | None = self._load(path)
         schema = self._module.forward.schema
         self.inputs = tuple(Tensor(argument.name, "?", ()) for argument in schema.arguments[1:])

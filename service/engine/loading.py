@@ -21,6 +21,10 @@ from service.engine.lane import LanePolicy, Mode
 from service.engine.manifest import GraphFile, Manifest
 from service.engine.repository import BadModel, verified
 
+FIT_S, GPU_FIT_S = 0.16, 1.0
+"""Seconds of computing for the cost table of a model."""
+GPU_WARM_UP = 3
+"""Runs after which a size is planned, compiled and no longer slower than later ones."""
 GPU_FACTOR = 8
 """Batches on a GPU may be so many times what the manifest allows a CPU."""
 
@@ -155,16 +159,21 @@ def measure(manifest: Manifest, backend: Backend, policy: LanePolicy) -> CostMod
     # Not zeros, which some kernels hurry over; what the noise is does not matter.
     longest = probe.noise(round(manifest.window.max_s * rate), 0.1)
 
+    known: set[int] = set()
+
     def run(items: int, length_s: float) -> float:
         inputs = padding.assemble([longest[: max(1, round(length_s * rate))]] * items)
         if backend.device != "cpu":
             inputs = padding.bucketed(inputs)
-            backend.run(inputs)  # a shape's first run plans it, and later ones do not
+            for _ in range(GPU_WARM_UP if items not in known else 0):
+                backend.run(inputs)
+            known.add(items)
         start = timer()
         backend.run(inputs)
         return timer() - start
 
-    return fit(run, FitPlan(policy.max_items, manifest.window.min_s, manifest.window.max_s))
+    budget_s = FIT_S if backend.device == "cpu" else GPU_FIT_S
+    return fit(run, FitPlan(policy.max_items, manifest.window.min_s, manifest.window.max_s, budget_s))
 
 
 def _event(event: str, manifest: Manifest) -> dict[str, object]:
