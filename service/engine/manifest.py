@@ -73,9 +73,9 @@ class GraphFile(_Table):
     outputs: tuple[str, ...] = ()
     """TorchScript: names of a tuple's members, in order; the contract's order where nothing is said."""
     loss: dict[str, float | int | str | bool] = {}
-    """What lower precision costs against the first file of full precision, as measured; free keys, shown as they are."""
+    """What lower precision costs against the first file of full precision, as measured; free keys, as they are."""
     accepted: bool = False
-    """Whether that loss is small enough for the service to take this file by itself; full precision needs no leave."""
+    """Whether that loss is small enough to serve without being asked for; full precision needs no leave."""
 
     @property
     def may_be_chosen(self) -> bool:
