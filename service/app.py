@@ -113,9 +113,7 @@ def _desk(settings: Settings) -> Desk:
         clock,
         pins=settings.pin,
         device=settings.device,
-        terms=Terms(
-            settings.precision, Options(gpu_memory_bytes=settings.gpu_memory_bytes, tf32=settings.tf32), tuning
-        ),
+        terms=Terms(settings.precision, options, tuning),
         queue_s=settings.queue_s,
         slots=plan.slots,
     )
