@@ -34,7 +34,7 @@ from service.engine.manifest import read_manifest
 from service.engine.workers import Workers
 from service.metrics import Metrics
 from service.settings import embedded_models
-from service.values import Arrays
+from service.values import WHENEVER, Arrays
 
 BACKLOG = 64
 Waveform = NDArray[np.float32]
@@ -92,12 +92,16 @@ def policies(loaded: Loaded) -> dict[str, tuple[LanePolicy, CostModel]]:
 
 
 def through_engine(
-    backend: Backend, loaded: Loaded, rule: tuple[LanePolicy, CostModel], items: Sequence[Waveform]
+    backend: Backend,
+    loaded: Loaded,
+    rule: tuple[LanePolicy, CostModel],
+    items: Sequence[Waveform],
+    workers: int = 0,
 ) -> Round:
-    """All *items* through a queue that is never empty."""
+    """All *items* through a queue that is never empty, with so many *workers*, by default one a core."""
     metrics, clock = Metrics(), MonotonicClock()
-    workers = Workers(usable_cores(), clock, metrics)
-    dispatcher = Dispatcher(workers, metrics, clock, queue_s=3600.0)
+    pool = Workers(workers or usable_cores(), clock, metrics)
+    dispatcher = Dispatcher(pool, metrics, clock, queue_s=3600.0)
     lane = LaneKey(loaded.manifest.id)
     dispatcher.open_lane(lane, backend, loaded.manifest.sample_rate, *rule)
 
@@ -106,7 +110,7 @@ def through_engine(
 
         async def client() -> None:
             for item in left:
-                await dispatcher.run(lane, item, None)
+                await dispatcher.run(lane, item, WHENEVER)
 
         await asyncio.gather(*(client() for _ in range(BACKLOG)))
 
@@ -116,7 +120,7 @@ def through_engine(
     asyncio.run(all_of_them())
     wall_s, cpu_s = time.perf_counter() - began, time.process_time() - cpu
     dispatcher.detach()
-    workers.stop()
+    pool.stop()
     return _round(wall_s, cpu_s, loaded, items, watched)
 
 

@@ -19,6 +19,7 @@ from service import __version__
 from service.api import problems
 from service.api.desk import Desk
 from service.api.doors import AdminDoor, door_for
+from service.api.gate import Gate
 from service.api.hangup import HangUp
 from service.api.linger import Linger
 from service.api.routes import analyze, enhance, health, models, pages, quality, scene
@@ -129,6 +130,7 @@ def _desk(settings: Settings) -> Desk:
         memory=BodyMemory(budget, metrics.bodies_bytes),
         door=door_for(settings.keys(), settings.key_requests),
         admin=AdminDoor(settings.admin_key.get_secret_value()),
+        gate=Gate(plan.workers, settings.queue_s),
     )
 
 

@@ -90,7 +90,7 @@ class Settings(BaseSettings):
     # load
     deadline_s: float = Field(300.0, gt=0, description="Longest time for one request when it names none, in seconds.")
     queue_s: float = Field(
-        60.0, gt=0, description="Most work that may wait, in predicted seconds of computing per worker."
+        5.0, gt=0, description="Most work that may wait, in predicted seconds of computing per worker."
     )
     drain_s: float = Field(
         30.0, ge=0, description="Longest time to finish requests in flight after SIGTERM, in seconds."

@@ -38,6 +38,15 @@ class Turn:
     share: str = ""
     flow: int = 0
     bulk: bool = False
+    _spent: list[float] = field(default_factory=lambda: [0.0], init=False, compare=False, repr=False)
+
+    @property
+    def spent_s(self) -> float:
+        """Seconds of workers that it has had so far."""
+        return self._spent[0]
+
+    def spend(self, seconds: float) -> None:
+        self._spent[0] += seconds
 
 
 WHENEVER = Turn()

@@ -16,10 +16,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service.api.doors import AdminDoor, Door
+from service.api.gate import Gate
 from service.api.multipart import UploadedFile
 from service.api.problems import logged_problem
 from service.api.trace import note, request_id_of
-from service.api.upload import BodyMemory, UploadLimits, receive_upload
+from service.api.upload import BodyMemory, UploadLimits, announced_bytes, receive_upload
 from service.audio.decode import Recording, open_recording
 from service.audio.raw import parse_raw_type
 from service.engine.plan import Plan
@@ -54,6 +55,7 @@ class Desk:
     memory: BodyMemory
     door: Door
     admin: AdminDoor
+    gate: Gate
     draining: bool = field(default=False)
 
     @asynccontextmanager
@@ -70,8 +72,12 @@ class Desk:
         with self.door.enter(request.headers.get("authorization"), address) as caller:
             deadline = self.bench.clock.now() + _deadline_s(request, self.settings.deadline_s)
             turn = Turn(deadline, caller, next(_flows), _is_bulk(request))
-            async with receive_upload(request, _upload_limits(self.settings), self.memory) as upload:
-                yield Visit(self, request, upload.files, upload.is_form, turn)
+            limits = _upload_limits(self.settings)
+            length = announced_bytes(request, limits)
+            with self.gate.enter(request.url.path, length, turn, self.bench.clock.now) as receipt:
+                async with receive_upload(request, limits, self.memory) as upload:
+                    yield Visit(self, request, upload.files, upload.is_form, turn)
+                    receipt.received_bytes = sum(len(file.body) for file in upload.files)
 
 
 @dataclass(frozen=True, slots=True)

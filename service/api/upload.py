@@ -114,7 +114,7 @@ async def receive_upload(request: Request, limits: UploadLimits, memory: BodyMem
     """
     media_type, boundary = _type_of(request)
     reader = FormReader(boundary, limits.max_parts) if media_type == FORM else _RawReader(request)
-    body = _Body(request, limits, memory, _announced_bytes(request, limits))
+    body = _Body(request, limits, memory, announced_bytes(request, limits))
     try:
         await body.read_into(reader)
         files = reader.finish()
@@ -231,7 +231,7 @@ def _type_of(request: Request) -> tuple[str, bytes]:
     raise UnsupportedAudio(f"A body of the type {shortened(content_type)} is not taken here.", supported=SUPPORTED)
 
 
-def _announced_bytes(request: Request, limits: UploadLimits) -> int | None:
+def announced_bytes(request: Request, limits: UploadLimits) -> int | None:
     """What Content-Length promises, refused before a byte is read if it is too much. Never believed beyond that."""
     announced = request.headers.get("content-length")
     if announced is None:

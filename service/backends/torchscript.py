@@ -52,6 +52,8 @@ class TorchScriptBackend:
         self.details: Mapping[str, Detail] = {}
         if self.device != "cpu":
             self.details = self._prepare_gpu(options)
+            # A compiled program cannot have its recurrent weights put in one piece; cuDNN does so for each run.
+            warnings.filterwarnings("ignore", message="RNN module weights are not part")
         self._threads = threading.local()
         self._module: torch.jit.ScriptModule | None = self._load(path)
         schema = self._module.forward.schema

@@ -13,6 +13,8 @@ from itertools import chain, repeat
 SMOOTHING = 0.05
 LEAST_CORRECTION, MOST_CORRECTION = 0.5, 4.0
 MOST_ROUNDS = 6
+WARM_UP_RUNS = 3
+"""Of a shape on a GPU: the first plans it, and a compiled program settles with the third."""
 LEAST_GAIN = 0.05
 """By so much must an item get cheaper for a batch of twice the size to be worth its memory."""
 LEAST_COST_S = 1e-6
@@ -95,7 +97,7 @@ class FitPlan:
         max_items: largest batch worth measuring.
         min_s, max_s: lengths that the model takes.
         budget_s: seconds of computing to spend, about; at least one run of one item is made.
-        warm_up: run each size once before it counts, where the first run of a shape has to be prepared.
+        warm_up: run each size a few times before it counts, where a shape has to be prepared for.
     """
 
     max_items: int
@@ -118,7 +120,8 @@ def fit(run: Callable[[int, float], float], plan: FitPlan) -> CostModel:
     long_s = _affordable_length(short / short_s, sum(sizes), short_s, plan)
     if plan.warm_up:
         for n in sizes:
-            run(n, long_s)
+            for _ in range(WARM_UP_RUNS):
+                run(n, long_s)
     best = _rounds(lambda n: run(n, long_s), sizes, plan.budget_s)
     fixed = _intercept(short_s, short, long_s, best[1])
     return CostModel(fixed, list(best), [(total - fixed) / long_s for total in best.values()])
@@ -145,7 +148,7 @@ def paying_items(run: Callable[[int], float], most: int) -> int:
 
 def _steady_s(run: Callable[[int], float], n: int) -> float:
     """Seconds of a run once the device has prepared for it."""
-    for _ in range(2):
+    for _ in range(WARM_UP_RUNS):
         run(n)
     return min(run(n) for _ in range(3))
 

@@ -212,7 +212,9 @@ class Dispatcher:
         for job, answer in zip(batch.jobs, answers, strict=True):
             if not job.abandoned:
                 meters.ended["failed" if isinstance(answer, EarmarkError) else "done"].inc()
+                began = self._clock.now()
                 _answer(job.payload.waiter, answer)
+                job.turn.spend(self._clock.now() - began)
 
     def _failed(self, batch: Batch[_Load], meters: Meters, error: Exception, reason: Reason) -> None:
         out_of_memory = reason == "memory"

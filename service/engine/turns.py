@@ -206,6 +206,7 @@ class Turns(Generic[T]):
 
     def charge(self, turn: Turn, seconds: float) -> None:
         """*seconds* of computing are served on this turn."""
+        turn.spend(seconds)
         flow = self._flow(turn)
         share = flow.above
         assert share is not None  # noqa: S101  a flow lies below a share

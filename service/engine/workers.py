@@ -6,8 +6,11 @@ Owns the threads, the lock around the queues they take from, and the watchdog. K
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import logging
+import os
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -26,6 +29,7 @@ LEAST_LIMIT_S, LIMIT_FACTOR = 30.0, 10.0
 CALL_LIMIT_S = 600.0
 WATCH_S = 1.0
 JOIN_S = 5.0
+NICENESS = 10
 
 logger = logging.getLogger("earmark.engine")
 
@@ -126,6 +130,16 @@ def hand_over(loop: asyncio.AbstractEventLoop, deliver: Callable[[], None]) -> N
         loop.call_soon_threadsafe(deliver)
     except RuntimeError:
         logger.debug("answer for a closed event loop dropped")
+
+
+def _step_back() -> None:
+    """Let the thread of the event loop run before this one: what it does is short, and everybody waits for it.
+
+    On Linux niceness is a thread's own, and counts within the control group only.
+    """
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
 
 
 @dataclass(eq=False, slots=True)
@@ -262,6 +276,7 @@ class Workers:
         return run
 
     def _live(self, seat: _Seat) -> None:
+        _step_back()
         while (run := self._next(seat)) is not None:
             try:
                 run.work()

@@ -1,0 +1,130 @@
+"""Who is let in at all, before the body is read: by the seconds of work that all requests inside still need.
+
+What a request will need is told from its length and from what earlier ones of its kind took. Pure arithmetic: for the
+event loop alone, without a lock.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from service.errors import Overloaded
+from service.values import Turn
+
+PACE_S = 2.0
+"""Over which the pace is measured."""
+LEAST_PACE = 0.2
+LEARNING = 0.05
+"""How much the newest request counts."""
+TURN_S = 0.25
+"""Of another request, so much may be served before a newcomer has its turn."""
+MARGIN = 2.0
+"""A wait is trusted to be no longer than so many times what is expected: a late answer is worth nothing."""
+LONGEST_RETRY_S = 60.0
+
+
+@dataclass(eq=False, slots=True)
+class _Inside:
+    turn: Turn
+    needs_s: float
+
+    @property
+    def left_s(self) -> float:
+        return max(0.0, self.needs_s - self.turn.spent_s)
+
+
+class Gate:
+    """Counts what is inside, and turns away what would wait too long.
+
+    Args:
+        workers: threads that share the work.
+        queue_s: longest wait until the work of a newcomer begins.
+    """
+
+    def __init__(self, workers: int, queue_s: float) -> None:
+        self._workers = workers
+        self._queue_s = queue_s
+        self._inside: set[_Inside] = set()
+        self._per_byte_s: dict[str, float] = {}
+        self._bytes: dict[str, float] = {}
+        self._pace = _Pace(workers)
+
+    @contextmanager
+    def enter(
+        self, kind: str, announced_bytes: int | None, turn: Turn, clock: Callable[[], float]
+    ) -> Iterator[_Receipt]:
+        """Let a request in until the context is left.
+
+        Args:
+            kind: requests of one kind take about as long for as many bytes.
+            announced_bytes: length of the body, None where nobody said.
+            clock: the one that deadlines are on.
+
+        Raises:
+            Overloaded: it would wait longer than the queue may be, or than its deadline allows.
+        """
+        size = self._bytes.get(kind, 0.0) if announced_bytes is None else announced_bytes
+        needs_s = size * self._per_byte_s.get(kind, 0.0)
+        left_s = [one.left_s for one in self._inside]
+        # All are served in turns: what begins waits for a turn of each, what ends for as much as it needs itself.
+        wait_s = self._pace.wall_s(sum(min(left, TURN_S) for left in left_s))
+        end_s = self._pace.wall_s(MARGIN * sum(min(left, needs_s + TURN_S) for left in left_s)) + needs_s
+        excess_s = max(wait_s - self._queue_s, clock() + end_s - turn.deadline)
+        if excess_s > 0 and self._inside:
+            raise Overloaded(
+                f"The work of {len(self._inside)} requests is ahead: about {wait_s:.1f} s.",
+                retry_after_s=min(max(1.0, excess_s), LONGEST_RETRY_S),
+            )
+        inside, receipt = _Inside(turn, needs_s), _Receipt()
+        self._inside.add(inside)
+        try:
+            yield receipt
+        finally:
+            self._pace.note(clock(), turn.spent_s, is_busy=len(self._inside) > 2 * self._workers)
+            self._inside.discard(inside)
+            if receipt.received_bytes and turn.spent_s:
+                self._learn(kind, receipt.received_bytes, turn.spent_s)
+
+    def _learn(self, kind: str, received_bytes: int, spent_s: float) -> None:
+        """Sums rather than ratios are smoothed: many tiny requests must not outvote the ones that cost."""
+        seen_s = self._per_byte_s.get(kind, 0.0) * self._bytes.get(kind, 0.0)
+        if not seen_s:
+            self._bytes[kind], self._per_byte_s[kind] = float(received_bytes), spent_s / received_bytes
+            return
+        self._bytes[kind] += LEARNING * (received_bytes - self._bytes[kind])
+        self._per_byte_s[kind] = (seen_s + LEARNING * (spent_s - seen_s)) / self._bytes[kind]
+
+
+@dataclass(slots=True)
+class _Receipt:
+    """Filled in by who read the body and had it answered; what was not answered teaches nothing."""
+
+    received_bytes: int = 0
+
+
+class _Pace:
+    """How many seconds of work are really done in a second while more wait: fewer than there are workers, where
+    receiving, refusing and neighbours on the machine take their part."""
+
+    def __init__(self, workers: int) -> None:
+        self.seconds_a_second = float(workers)
+        self._workers = workers
+        self._done_s = self._busy_s = 0.0
+        self._last: float | None = None
+
+    def wall_s(self, work_s: float) -> float:
+        """Seconds by the clock for so many of work."""
+        return work_s / self.seconds_a_second
+
+    def note(self, now: float, done_s: float, *, is_busy: bool) -> None:
+        """A request has left that had *done_s* of the workers' time."""
+        if is_busy and self._last is not None:
+            gone_s = now - self._last
+            kept = math.exp(-gone_s / PACE_S)
+            self._done_s, self._busy_s = self._done_s * kept + done_s, self._busy_s * kept + gone_s
+            if self._busy_s > PACE_S / 4:
+                self.seconds_a_second = min(max(self._done_s / self._busy_s, LEAST_PACE * self._workers), self._workers)
+        self._last = now if is_busy else None
