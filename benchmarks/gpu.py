@@ -47,6 +47,13 @@ SIZES = (1, 2, 4, 8, 16, 32, 64)
 CLIP_S = 10.0
 TRANSFER_ITEMS = 16
 SHAPES = 24
+SHAPE_OPTIONS = (
+    ("cudnn_conv_algo_search", "HEURISTIC"),
+    ("cudnn_conv_algo_search", "EXHAUSTIVE"),
+    ("cudnn_conv_algo_search", "DEFAULT"),
+    ("arena_extend_strategy", "kSameAsRequested"),
+)
+"""Each against all the others as the service sets them; the first is that itself."""
 ENGINE_CLIPS = 768
 HALF_S = 40.0
 IN_FLIGHT = 256
@@ -194,7 +201,8 @@ def torch_transfer(path: Path, manifest: Manifest, backend: Backend) -> dict[str
 
 
 def changing_shapes(path: Path, manifest: Manifest, **changed: str) -> dict[str, float]:
-    """Seconds for batches whose length is never the same, the first time and the second."""
+    """Seconds for batches whose length is never the same, the first time and the second; and memory taken meanwhile."""
+    before = find_gpu()
     options = cuda_options(USUAL, find_gpu()) | changed
     session = onnxruntime.InferenceSession(str(path), providers=[(CUDA, options), "CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
@@ -207,6 +215,9 @@ def changing_shapes(path: Path, manifest: Manifest, **changed: str) -> dict[str,
         for inputs in batches:
             session.run(names, inputs)
         found[name] = time.perf_counter() - began
+    after = find_gpu()
+    if before and after and before.free_bytes is not None and after.free_bytes is not None:
+        found["memory_mb"] = (before.free_bytes - after.free_bytes) / 2**20
     return found
 
 
@@ -307,10 +318,10 @@ def measure_onnx(bench: Bench, folder: Path, manifest: Manifest, file: GraphFile
             loaded = load(folder, manifest, "cuda")
             found["engine"] = mixed(loaded)
             loaded.backend.close()
-    for search in ("HEURISTIC", "EXHAUSTIVE", "DEFAULT"):
-        with bench.part(f"{name}: changing shapes, {search}") as is_time:
+    for option, value in SHAPE_OPTIONS:
+        with bench.part(f"{name}: changing shapes, {value}") as is_time:
             if is_time:
-                found[f"shapes_{search}"] = changing_shapes(path, manifest, cudnn_conv_algo_search=search)
+                found[f"shapes_{value}"] = changing_shapes(path, manifest, **{option: value})
     with bench.part(f"{name}: tf32") as is_time:
         if is_time:
             exact, fast = OnnxBackend(path, "cpu"), OnnxBackend(path, "cuda", Options(tf32=True))
@@ -337,6 +348,11 @@ def measure_half(folder: Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as made:
         exact, fast = OnnxBackend(path, "cpu"), OnnxBackend(half(path, Path(made)), "cuda")
     return {"times_real_time": speeds(fast, manifest, (1, 16, 64)), "gap": gap(exact, fast, manifest)}
+
+
+def speeds_of(found: dict[str, Any]) -> list[object]:
+    times = found.get("times_real_time", {})
+    return [times.get(size, times.get(str(size), "-")) for size in (1, 16, 64)]
 
 
 def main() -> None:
@@ -389,6 +405,23 @@ def show(bench: Bench) -> None:
             two, best = engine["two_in_flight"], core.get("best", float("nan"))
             rows.append((key, best, engine["one_in_flight"], two, engine["two_over_one"], two / best))
     print(table(("mixed, engine", "one core, 10 s", "one in flight", "two", "two : one", "GPU : core"), rows))
+    rows = [
+        (
+            f"{key}, {name.removeprefix('shapes_')}",
+            *(shapes.get(what, "-") for what in ("first_s", "again_s", "memory_mb")),
+        )
+        for key, value in figures.items()
+        for name, shapes in value.items()
+        if name.startswith("shapes_")
+    ]
+    print(table(("changing shapes", "first, s", "again, s", "memory, MB"), rows))
+    rows = [
+        (f"{key}, {name}", *speeds_of(value[name]), value[name].get("gap", value[name].get("fails")))
+        for key, value in figures.items()
+        for name in ("tf32", "fp16")
+        if name in value
+    ]
+    print(table(("x real time", "1", "16", "64", "gap to CPU"), rows))
     for text in bench.left_out:
         print(f"left out: {text}")
 

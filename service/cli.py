@@ -1,4 +1,4 @@
-"""`earmark …`: serve, check, models. Every option of `serve` is a setting, documented where it is defined."""
+"""`earmark …`: serve, check, models, tune. Every option of `serve` is a setting, documented where it is defined."""
 
 from __future__ import annotations
 
@@ -57,6 +57,16 @@ def _parser() -> argparse.ArgumentParser:
     one = models.add_parser("check", help="say what is wrong with a model folder, and what would be right")
     one.add_argument("folder", type=Path, help="a version folder with model.toml in it, or a folder of such")
     one.set_defaults(run=_models_check)
+    tune = commands.add_parser(
+        "tune", help="measure models on this machine and write down what suits them best, so that loads need not"
+    )
+    tune.add_argument("names", nargs="*", metavar="MODEL", help="models to measure; none: all that would serve")
+    tune.add_argument("--models", default="", help="further model folders, joined by ':'")
+    tune.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="where they are to run")
+    tune.add_argument(
+        "--out", type=Path, default=Path("tuning.toml"), help="file to write, for EARMARK_TUNING [default: tuning.toml]"
+    )
+    tune.set_defaults(run=_tune)
     openapi = commands.add_parser("openapi", help="print the OpenAPI document")
     openapi.set_defaults(run=_openapi)
     return parser
@@ -183,6 +193,25 @@ def _speed(version: Path) -> str:
     speed = length_s / loaded.cost.cost(1, length_s)
     loaded.backend.close()
     return f"{loaded.backend.kind} {loaded.file.precision}, {speed:.0f} times real time"
+
+
+def _tune(given: argparse.Namespace) -> int:
+    from service.engine.tune import CLIP_S, subjects, tune
+    from service.engine.tuning import write_tuning
+
+    models = subjects(Settings(models=given.models).model_folders, given.names)
+    tuning, found = tune(models, given.device, say=lambda text: print(f"{text} …", file=sys.stderr))
+    print(f"{tuning.processor}, {tuning.runtime}: {tuning.workers} workers, one thread a run")
+    print(f"{'model':<20} {'file':<20} {'device':<7} {'alone':>8} {'best batch':>16}  memory kept for")
+    for one in found:
+        items, speed = one.best
+        kept = f"runs up to {one.entry.shrink_bytes >> 10} kB" if one.entry.shrink_bytes else "no run"
+        row = f"{one.manifest.id:<20} {one.file.path:<20} {one.entry.device:<7} {one.alone:>6.0f} x"
+        print(f"{row} {speed:>8.0f} x of {items:<2}  {kept}; {one.why}")
+    print(f"(x: seconds of audio a second of computing, clips of {CLIP_S:g} s)")
+    write_tuning(tuning, given.out)
+    print(f"written to {given.out}; start with EARMARK_TUNING={given.out}")
+    return 0
 
 
 def _openapi(given: argparse.Namespace) -> int:

@@ -103,7 +103,7 @@ class FitPlan:
     max_items: int
     min_s: float
     max_s: float
-    budget_s: float = 0.16
+    budget_s: float
     warm_up: bool = False
 
 

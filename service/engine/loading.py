@@ -26,7 +26,9 @@ from service.engine.tuning import TunedFile, Tuning
 
 CPU = "cpu"
 MOST_ITEMS_ON_GPU = 64
-GPU_BUDGET_S = 0.6
+BUDGET_S = 0.16
+GPU_BUDGETS = 4.0
+"""A GPU is given so many times that: it has more sizes to try."""
 SHORTEST_BUCKET_S = 0.5
 
 logger = logging.getLogger("earmark.engine")
@@ -52,11 +54,13 @@ class Terms:
     Attributes:
         precision: auto takes lower precision where that is accepted and clearly faster here.
         tuning: what was measured on this machine before; None measures now.
+        budget_s: seconds of computing to spend on a table of costs, about; the start of the service waits for it.
     """
 
     precision: Wanted = "auto"
     options: Options = USUAL
     tuning: Tuning | None = None
+    budget_s: float = BUDGET_S
 
 
 AS_USUAL = Terms()
@@ -190,7 +194,7 @@ class _Load:
                 self._ignored(file, f"it is for batches that are `{entry.mode}`, the model's are `{mode}`")
                 entry = None
             backend = _prepared(manifest, backend, mode)
-            policy, cost = _known(manifest, backend, entry) if entry else measure(manifest, backend, mode)
+            policy, cost = _known(manifest, backend, entry) if entry else self._measure(backend, mode)
         except BackendError as error:
             backend.close()
             raise BadModel(f"{manifest.id}: {file.path} failed its first run: {error}") from error
@@ -200,6 +204,9 @@ class _Load:
         size = (self._folder / file.path).stat().st_size
         gain = entry.gain if entry else None
         return Loaded(manifest, file, size, backend, policy, cost, None, gain, is_tuned=entry is not None)
+
+    def _measure(self, backend: Backend, mode: Mode) -> tuple[LanePolicy, CostModel]:
+        return measure(self._manifest, backend, mode, self._terms.budget_s)
 
     def _ignored(self, file: GraphFile, why: str) -> None:
         facts = _event("tuning_ignored", self._manifest)
@@ -263,7 +270,9 @@ def _known(manifest: Manifest, backend: Backend, entry: TunedFile) -> tuple[Lane
     return _policy(manifest, backend, entry.mode, cost.max_items), cost
 
 
-def measure(manifest: Manifest, backend: Backend, mode: Mode) -> tuple[LanePolicy, CostModel]:
+def measure(
+    manifest: Manifest, backend: Backend, mode: Mode, budget_s: float = BUDGET_S
+) -> tuple[LanePolicy, CostModel]:
     """How large batches may be, and what they cost, by running noise.
 
     The CPU is measured in the thread's own time, which nobody disturbs, a GPU by the clock, transfers included.
@@ -287,9 +296,9 @@ def measure(manifest: Manifest, backend: Backend, mode: Mode) -> tuple[LanePolic
 
     if backend.device == CPU:
         policy = _policy(manifest, backend, mode, manifest.batching.max_items)
-        return policy, fit(run, FitPlan(policy.max_items, window.min_s, window.max_s))
+        return policy, fit(run, FitPlan(policy.max_items, window.min_s, window.max_s, budget_s))
     most = paying_items(run_longest, MOST_ITEMS_ON_GPU) if mode != "alone" else 1
-    plan = FitPlan(most, window.min_s, window.max_s, GPU_BUDGET_S, warm_up=True)
+    plan = FitPlan(most, window.min_s, window.max_s, GPU_BUDGETS * budget_s, warm_up=True)
     return _policy(manifest, backend, mode, most), fit(run, plan)
 
 
