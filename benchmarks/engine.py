@@ -48,7 +48,8 @@ class Watched:
     batches: list[Arrays] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.kind, self.provider, self.device = self.inner.kind, self.inner.provider, self.inner.device
+        self.kind, self.provider = self.inner.kind, self.inner.provider
+        self.device, self.details = self.inner.device, self.inner.details
         self.inputs, self.outputs = self.inner.inputs, self.inner.outputs
 
     def run(self, inputs: Arrays) -> Arrays:
@@ -145,9 +146,7 @@ def raw(backend: Backend, loaded: Loaded, batches: Sequence[Arrays], items: Sequ
     return _round(time.perf_counter() - began, time.process_time() - cpu, loaded, items, batches)
 
 
-def _round(
-    wall_s: float, cpu_s: float, loaded: Loaded, items: Sequence[Waveform], batches: Sequence[Arrays]
-) -> Round:
+def _round(wall_s: float, cpu_s: float, loaded: Loaded, items: Sequence[Waveform], batches: Sequence[Arrays]) -> Round:
     rate = loaded.manifest.sample_rate
     padded = sum(batch[padding.WAVEFORM].size for batch in batches) / rate
     return Round(wall_s, cpu_s, sum(map(len, items)) / rate, padded)

@@ -66,5 +66,8 @@ def _version(name: str) -> str | None:
 
 
 def _commit() -> str:
-    found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)  # noqa: S607
+    try:
+        found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)  # noqa: S607
+    except FileNotFoundError:
+        return "unknown"
     return found.stdout.strip() or "unknown"

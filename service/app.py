@@ -8,6 +8,8 @@ import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
@@ -23,9 +25,15 @@ from service.api.linger import Linger
 from service.api.routes import analyze, enhance, health, models, pages, quality, scene
 from service.api.trace import Trace
 from service.api.upload import BodyMemory
+from service.audio import child
 from service.backends import machine
+from service.backends.base import Options
+from service.backends.gpu import find_gpu, the_gpu
 from service.clock import MonotonicClock
+from service.engine.loading import Terms
 from service.engine.manager import ModelManager
+from service.engine.plan import Machine, plan_for
+from service.engine.tuning import Tuning, read_tuning
 from service.engine.workers import Workers
 from service.metrics import Metrics
 from service.settings import Settings
@@ -94,8 +102,11 @@ def _routed(app: FastAPI) -> FastAPI:
 
 def _desk(settings: Settings) -> Desk:
     metrics, clock = Metrics(), MonotonicClock()
-    cores = settings.workers or machine.usable_cores()
-    workers = Workers(cores, clock, metrics)
+    tuning = _tuning(settings)
+    plan = plan_for(_machine(settings), settings.workers or (tuning.workers if tuning else 0))
+    child.allow(plan.children)
+    workers = Workers(plan.workers, clock, metrics)
+    options = Options(gpu_memory_bytes=settings.gpu_memory_bytes, tf32=settings.tf32)
     manager = ModelManager(
         settings.model_folders,
         workers,
@@ -103,20 +114,45 @@ def _desk(settings: Settings) -> Desk:
         clock,
         pins=settings.pin,
         device=settings.device,
+        terms=Terms(settings.precision, options, tuning),
         queue_s=settings.queue_s,
+        slots=plan.slots,
     )
     memory_bytes = machine.usable_memory_bytes()
     budget = settings.max_bodies_bytes or max(settings.max_body_bytes, memory_bytes // 4)
-    facts = {"version": __version__, "workers": cores, "memory_bytes": memory_bytes, "pid": os.getpid()}
+    facts = {"version": __version__, "memory_bytes": memory_bytes, "pid": os.getpid()} | asdict(plan)
     logger.info("starting", extra=facts)
     return Desk(
         settings=settings,
+        plan=plan,
+        find_gpu=find_gpu,
         bench=Workbench(manager, workers, metrics, clock),
         memory=BodyMemory(budget, metrics.bodies_bytes),
         door=door_for(settings.keys(), settings.key_requests),
         admin=AdminDoor(settings.admin_key.get_secret_value()),
-        gate=Gate(cores, settings.queue_s),
+        gate=Gate(plan.workers, settings.queue_s),
     )
+
+
+def _machine(settings: Settings) -> Machine:
+    gpu = "cuda:0" if settings.device != "cpu" and the_gpu() else None
+    return Machine(machine.usable_cores(), machine.cpu_quota(), machine.usable_memory_bytes(), gpu)
+
+
+def _tuning(settings: Settings) -> Tuning | None:
+    """What was measured on this machine before; what was found elsewhere is of no use.
+
+    Raises:
+        BadSettings: the file cannot be read, or is none of ours.
+    """
+    if not settings.tuning:
+        return None
+    tuning = read_tuning(Path(settings.tuning))
+    if stale := tuning.stale():
+        facts = {"event": "tuning_ignored", "file": settings.tuning}
+        logger.warning("the tuning is ignored: %s; `earmark tune` writes it anew", stale, extra=facts)
+        return None
+    return tuning
 
 
 def _add_middleware(app: FastAPI, desk: Desk) -> None:

@@ -53,6 +53,17 @@ class Settings(BaseSettings):
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="Where models run: auto takes a GPU when one is there."
     )
+    precision: Literal["auto", "fp32", "fp16", "int8"] = Field(
+        "auto",
+        description="Of the models: auto takes lower precision where its loss is accepted and this machine gains clearly.",
+    )
+    tuning: str = Field("", description="File that `earmark tune` wrote on this machine; saves measuring at load.")
+    gpu_memory_bytes: int = Field(
+        0, ge=0, description="Most memory of a GPU for one model; 0 takes 70 % of what the device has."
+    )
+    tf32: bool = Field(
+        False, description="Let a GPU multiply full precision with fewer bits: faster, and about 1e-3 off."
+    )
     workers: int = Field(0, ge=0, le=256, description="Threads that compute; 0 counts the cores this process may use.")
 
     # limits on what is sent

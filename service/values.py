@@ -135,3 +135,19 @@ class Warnings:
     def add(self, sentence: str) -> None:
         if sentence not in self.sentences:
             self.sentences.append(sentence)
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """A graphics processor.
+
+    Attributes:
+        memory_bytes: of the whole device, whoever uses it.
+        free_bytes: of that, when it was asked; None where the driver does not tell.
+        driver: its version; None likewise.
+    """
+
+    name: str
+    memory_bytes: int
+    free_bytes: int | None
+    driver: str | None

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from service.backends.base import BackendError, BackendOutOfMemory, Place, Tensor
+from service.backends.base import BackendError, BackendOutOfMemory, Detail, Tensor
 from service.values import Arrays
 
 POISON = 0.666
@@ -31,7 +31,8 @@ class FakeBackend:
 
     kind = "onnx"
     provider = "FakeCPU"
-    device: Place = "cpu"
+    device = "cpu"
+    details: Mapping[str, Detail] = {}
     inputs = (Tensor("waveform", "float32", ("batch", "samples")), Tensor("lengths", "int64", ("batch",)))
     outputs = (Tensor("enhanced", "float32", ("batch", "samples")),)
 

@@ -23,12 +23,13 @@ from service.api.trace import note, request_id_of
 from service.api.upload import BodyMemory, UploadLimits, announced_bytes, receive_upload
 from service.audio.decode import Recording, open_recording
 from service.audio.raw import parse_raw_type
+from service.engine.plan import Plan
 from service.errors import BadRequest, Draining, EarmarkError, NotAcceptable
 from service.settings import Settings
 from service.tasks.hear import Report, Wishes, hear_out
 from service.tasks.listen import Workbench
 from service.tasks.opening import opened
-from service.values import Turn
+from service.values import Gpu, Turn
 
 T = TypeVar("T")
 
@@ -48,6 +49,8 @@ class Desk:
     """What every route works with; one a process, at `app.state.desk`."""
 
     settings: Settings
+    plan: Plan
+    find_gpu: Callable[[], Gpu | None]
     bench: Workbench
     memory: BodyMemory
     door: Door

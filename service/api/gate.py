@@ -19,8 +19,8 @@ PACE_S = 2.0
 LEAST_PACE = 0.2
 LEARNING = 0.05
 """How much the newest request counts."""
-SERVED_AHEAD_S = 0.25
-"""Of another request that needs longer, this much more than its own may be served before a newcomer has its turn."""
+TURN_S = 0.25
+"""Of another request, so much may be served before a newcomer has its turn."""
 MARGIN = 2.0
 """A wait is trusted to be no longer than so many times what is expected: a late answer is worth nothing."""
 LONGEST_RETRY_S = 60.0
@@ -41,7 +41,7 @@ class Gate:
 
     Args:
         workers: threads that share the work.
-        queue_s: longest wait for the first of them to be free.
+        queue_s: longest wait until the work of a newcomer begins.
     """
 
     def __init__(self, workers: int, queue_s: float) -> None:
@@ -68,9 +68,11 @@ class Gate:
         """
         size = self._bytes.get(kind, 0.0) if announced_bytes is None else announced_bytes
         needs_s = size * self._per_byte_s.get(kind, 0.0)
-        ahead_s = sum(min(one.left_s, needs_s + SERVED_AHEAD_S) for one in self._inside)
-        wait_s = ahead_s / self._pace.seconds_a_second
-        excess_s = max(wait_s - self._queue_s, clock() + MARGIN * wait_s + needs_s - turn.deadline)
+        left_s = [one.left_s for one in self._inside]
+        # All are served in turns: what begins waits for a turn of each, what ends for as much as it needs itself.
+        wait_s = self._pace.wall_s(sum(min(left, TURN_S) for left in left_s))
+        end_s = self._pace.wall_s(MARGIN * sum(min(left, needs_s + TURN_S) for left in left_s)) + needs_s
+        excess_s = max(wait_s - self._queue_s, clock() + end_s - turn.deadline)
         if excess_s > 0 and self._inside:
             raise Overloaded(
                 f"The work of {len(self._inside)} requests is ahead: about {wait_s:.1f} s.",
@@ -112,6 +114,10 @@ class _Pace:
         self._workers = workers
         self._done_s = self._busy_s = 0.0
         self._last: float | None = None
+
+    def wall_s(self, work_s: float) -> float:
+        """Seconds by the clock for so many of work."""
+        return work_s / self.seconds_a_second
 
     def note(self, now: float, done_s: float, *, is_busy: bool) -> None:
         """A request has left that had *done_s* of the workers' time."""

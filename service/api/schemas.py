@@ -171,9 +171,19 @@ class ModelInfo(_Shape):
     reason: str | None = Field(None, description="why it failed, or what is unusual about it")
     backend: str | None = Field(None, description="that really runs it")
     provider: str | None = None
+    device: str | None = Field(None, description="that it really runs on: cpu or cuda:0")
     precision: str | None = None
+    gain: float | None = Field(
+        None,
+        description="how many times as fast as full precision the lower one runs here, whichever serves; null where there was nothing to compare",
+    )
+    tuned: bool = Field(False, description="whether its costs were read from a tuning file instead of measured at load")
     batching: str | None = Field(None, description="as it is really batched: padded, equal or alone")
     file_bytes: int | None = None
+    details: dict[str, str | int | float | bool] = Field(
+        {},
+        description="of the device: its name, memory, driver; how exactly it computes; how much of the graph it takes",
+    )
 
 
 class ModelList(_Shape):
@@ -184,6 +194,25 @@ class ModelDetail(ModelInfo):
     manifest: dict[str, Any] | None
     card: str | None = Field(None, description="CARD.md: data, figures, what it must not be used for")
     versions: list[int]
+
+
+class PlanInfo(_Shape):
+    """How much computes at once, and why."""
+
+    workers: int = Field(description="threads that run batches, decode, resample and encode")
+    threads_a_run: int = Field(description="that one batch computes with on the CPU")
+    children: int = Field(description="processes that decode the rarer formats")
+    slots: dict[str, int] = Field(description="batches at once, for each device that bounds them")
+    why: str
+
+
+class GpuInfo(_Shape):
+    """The GPU that models may run on; what each really runs on says `/models`."""
+
+    name: str
+    memory_bytes: int
+    free_bytes: int | None = Field(description="null where the driver does not tell")
+    driver: str | None
 
 
 class Limits(_Shape):
@@ -203,6 +232,8 @@ class Limits(_Shape):
     deadline_s: float
     queue_s: float
     key_requests: int | None = Field(description="requests in flight for one key; null where no keys are set")
+    plan: PlanInfo
+    gpu: GpuInfo | None = Field(description="null where there is none, or models are kept off it")
     formats: list[str]
 
 

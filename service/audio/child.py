@@ -24,7 +24,7 @@ from service.errors import BadAudio, Overloaded, TruncatedAudio
 from service.values import AudioFacts, AudioLimits, Samples
 
 MAX_CHILDREN = 32
-"""At once in this process; each may take `child_memory_bytes`."""
+"""At once in this process, unless `allow` says otherwise; each may take `child_memory_bytes`."""
 
 HEADER_BYTES = 1024
 PIPE_BYTES = 64 * 1024
@@ -33,17 +33,24 @@ MOST_PATIENCE_MS = 3_600_000
 _places = threading.BoundedSemaphore(MAX_CHILDREN)
 
 
+def allow(children: int) -> None:
+    """Let so many children work at once; for the start of the service, before there are any."""
+    global _places
+    _places = threading.BoundedSemaphore(children)
+
+
 class ChildSource:
     """One recording as a child process decodes it.
 
     Raises:
         BadAudio: the child gave up: it crashed, or met a limit of memory or time.
         TruncatedAudio, UnsupportedAudio: what the child found.
-        Overloaded: `MAX_CHILDREN` are at work.
+        Overloaded: as many as are allowed are at work.
     """
 
     def __init__(self, body: memoryview, found: Found, limits: AudioLimits) -> None:
-        if not _places.acquire(blocking=False):
+        self._places = _places
+        if not self._places.acquire(blocking=False):
             raise Overloaded("Too many recordings of formats that need a process of their own are being decoded.")
         self._closed = False
         # processor time is limited by the kernel; this is for a child that does nothing at all
@@ -52,7 +59,7 @@ class ChildSource:
             self._process = _start(found.demuxer or "sndfile", len(found.prefix) + len(body), limits)
         except BaseException:
             self._closed = True
-            _places.release()
+            self._places.release()
             raise
         try:
             self._feed(memoryview(found.prefix), body)
@@ -93,7 +100,7 @@ class ChildSource:
                     pipe.close()
             self._process.wait()
         finally:
-            _places.release()
+            self._places.release()
 
     def _feed(self, *pieces: memoryview) -> None:
         """Hand over the whole body. The child writes nothing before it has all of it, so this cannot lock up."""

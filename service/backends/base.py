@@ -2,15 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from service.values import Arrays
 
 Device = Literal["auto", "cpu", "cuda"]
-"""Where a graph is asked to run: auto takes a GPU where the backend has one."""
-Place = Literal["cpu", "cuda"]
-"""Where it really does."""
+"""Where a graph runs: auto takes a GPU where the backend has one."""
+
+
+Detail = str | int | float | bool
+
+CPU_SHRINK_BYTES = 2 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How graphs run, whatever is in them.
+
+    Attributes:
+        shrink_bytes: on the CPU, runs with larger inputs give their memory back; otherwise one long batch keeps it.
+        gpu_memory_bytes: most memory of a GPU for one model; 0 takes a share of what the device has.
+        tf32: let a GPU multiply full precision with ten bits of mantissa: faster, and about 1e-3 off.
+    """
+
+    shrink_bytes: int = CPU_SHRINK_BYTES
+    gpu_memory_bytes: int = 0
+    tf32: bool = False
+
+
+USUAL = Options()
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +58,15 @@ class Backend(Protocol):
     Attributes:
         kind: "onnx" or "torchscript".
         provider: what really runs it, such as "CPUExecutionProvider" or "cuda:0".
-        device: "cpu", where a run costs its thread's own time, or "cuda", where the thread waits.
+        device: where that is, "cpu" or "cuda:0".
+        details: what else an operator should know of that device and how it is used.
         inputs, outputs: the tensors of the graph, outputs empty where the runtime cannot tell.
     """
 
     kind: str
     provider: str
-    device: Place
+    device: str
+    details: Mapping[str, Detail]
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
 

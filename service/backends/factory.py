@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from service.backends.base import Backend, Device
+from service.backends.base import USUAL, Backend, Device, Options
 from service.backends.onnx import OnnxBackend
 from service.backends.torchscript import TorchScriptBackend
 
@@ -16,6 +16,7 @@ def open_backend(
     backend: Literal["onnx", "torchscript"],
     device: Device = "auto",
     output_names: Sequence[str] = (),
+    options: Options = USUAL,
 ) -> Backend:
     """Load the graph in *path*.
 
@@ -26,5 +27,5 @@ def open_backend(
         BackendError: it does not run here; the text says why.
     """
     if backend == "onnx":
-        return OnnxBackend(path, device)
-    return TorchScriptBackend(path, device, output_names)
+        return OnnxBackend(path, device, options)
+    return TorchScriptBackend(path, device, output_names, options)

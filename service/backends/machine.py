@@ -6,6 +6,7 @@ Reads the kernel's files below a root that tests replace; knows nothing of what 
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -32,6 +33,15 @@ def usable_memory_bytes(root: Path = ROOT) -> int:
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit = memory_limit_bytes(root)
     return machine if limit is None else min(machine, limit)
+
+
+def processor(root: Path = ROOT) -> str:
+    """Its name as the kernel tells it, or the architecture's where it does not."""
+    for line in _text(root / "proc/cpuinfo").splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() == "model name":
+            return value.strip()
+    return platform.processor() or platform.machine() or "unknown"
 
 
 def cpu_quota(root: Path = ROOT) -> float | None:

@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import logging
 import re
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 
-from service.backends.base import BackendError, BackendOutOfMemory, Device, Place, Tensor
-from service.values import Arrays
+from service.backends.base import USUAL, BackendError, BackendOutOfMemory, Detail, Device, Options, Tensor
+from service.backends.gpu import details, the_gpu
+from service.values import Arrays, Gpu
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
-CUDA_OPTIONS = {
-    "cudnn_conv_algo_search": "HEURISTIC",  # the exhaustive one tries every algorithm anew for every new length
-    "cudnn_conv_use_max_workspace": "1",
-    "arena_extend_strategy": "kSameAsRequested",  # doubling overshoots after one huge batch
-    "do_copy_in_default_stream": "1",
-    "use_tf32": "0",  # with it, answers differ from those of a CPU by more than a batch's neighbours may make them
-}
-SHRINK_BYTES = 2 << 20
-"""Runs with larger inputs give their memory back; otherwise one long batch keeps it for ever."""
-NO_MEMORY = re.compile(r"bad_?alloc|failed to allocate|out of memory|BFCArena|CUDA_ERROR_OUT_OF_MEMORY", re.IGNORECASE)
+GPU_SHRINK_BYTES = 64 << 20
+"""As `Options.shrink_bytes`, on a GPU: giving back waits for the whole device, so only the rarest batches do."""
+GPU_MEMORY_SHARE = 0.7
+"""Of the device's memory, what one model may hold where the settings say nothing."""
+NO_MEMORY = re.compile(
+    r"bad_?alloc|failed to allocate|out of memory|BFCArena|smaller than requested bytes|"
+    r"CUDA_ERROR_OUT_OF_MEMORY|CUDNN_STATUS_ALLOC_FAILED|CUBLAS_STATUS_ALLOC_FAILED",
+    re.IGNORECASE,
+)
 FATAL_ONLY = 4
+
+Providers = list[str | tuple[str, dict[str, str]]]
 
 logger = logging.getLogger("earmark.engine")
 
@@ -41,22 +45,24 @@ class OnnxBackend:
 
     kind = "onnx"
 
-    def __init__(self, path: Path, device: Device = "cpu") -> None:
-        self._session: onnxruntime.InferenceSession | None = _open(path, device)
+    def __init__(self, path: Path, device: Device = "cpu", options: Options = USUAL) -> None:
+        self._session: onnxruntime.InferenceSession | None = _open(path, device, options)
         self.provider: str = self._session.get_providers()[0]
-        self.device: Place = "cuda" if self.provider == CUDA else "cpu"
+        on_gpu = self.provider == CUDA
+        self.device = "cuda:0" if on_gpu else "cpu"
+        self.details: Mapping[str, Detail] = _gpu_details(self._session, options) if on_gpu else {}
         self.inputs = tuple(_tensor(node) for node in self._session.get_inputs())
         self.outputs = tuple(_tensor(node) for node in self._session.get_outputs())
         self._names = [tensor.name for tensor in self.outputs]
+        self._shrink_bytes = GPU_SHRINK_BYTES if on_gpu else options.shrink_bytes
         self._shrink = onnxruntime.RunOptions()
-        arena = "gpu:0" if self.provider == CUDA else "cpu:0"
-        self._shrink.add_run_config_entry("memory.enable_memory_arena_shrinkage", arena)
+        self._shrink.add_run_config_entry("memory.enable_memory_arena_shrinkage", "gpu:0" if on_gpu else "cpu:0")
 
     def run(self, inputs: Arrays) -> Arrays:
         session = self._session
         if session is None:
             raise BackendError("the session is closed")
-        large = sum(array.nbytes for array in inputs.values()) > SHRINK_BYTES
+        large = sum(array.nbytes for array in inputs.values()) > self._shrink_bytes
         try:
             outputs = session.run(self._names, inputs, self._shrink if large else None)
         except Exception as error:
@@ -68,7 +74,24 @@ class OnnxBackend:
         self._session = None
 
 
-def _open(path: Path, device: Device) -> onnxruntime.InferenceSession:
+def cuda_options(options: Options, gpu: Gpu | None) -> dict[str, str]:
+    """What the CUDA provider is told (onnxruntime.ai, "CUDA Execution Provider")."""
+    told = {
+        "device_id": "0",
+        # The default, EXHAUSTIVE, tries every algorithm anew for each shape, and lengths are seldom the same.
+        "cudnn_conv_algo_search": "HEURISTIC",
+        "cudnn_conv_use_max_workspace": "1",
+        # Shapes come in buckets: doubling would hold twice the largest for nothing.
+        "arena_extend_strategy": "kSameAsRequested",
+        # Copies in a stream of their own may overtake the run that reads them.
+        "do_copy_in_default_stream": "1",
+        "use_tf32": str(int(options.tf32)),
+    }
+    limit = options.gpu_memory_bytes or (round(GPU_MEMORY_SHARE * gpu.memory_bytes) if gpu else 0)
+    return told | ({"gpu_mem_limit": str(limit)} if limit else {})
+
+
+def _open(path: Path, device: Device, options: Options) -> onnxruntime.InferenceSession:
     has_cuda = CUDA in onnxruntime.get_available_providers()
     if device == "cuda" and not has_cuda:
         raise BackendError("device cuda was asked for, but this onnxruntime has no CUDA provider: use onnxruntime-gpu")
@@ -77,9 +100,9 @@ def _open(path: Path, device: Device) -> onnxruntime.InferenceSession:
     # CUDA's libraries come as wheels, where the loader does not look by itself.
     onnxruntime.preload_dlls()
     try:
-        session = _session(path, [(CUDA, CUDA_OPTIONS), CPU])
+        session = _session(path, [(CUDA, cuda_options(options, the_gpu())), CPU])
         if session.get_providers()[0] != CUDA:
-            raise BackendError("onnxruntime fell back to the CPU: its CUDA libraries do not load")
+            raise BackendError("onnxruntime fell back to the CPU: its CUDA libraries do not load, or there is no GPU")
     except BackendError as error:
         if device == "cuda":
             raise
@@ -88,22 +111,34 @@ def _open(path: Path, device: Device) -> onnxruntime.InferenceSession:
     return session
 
 
-def _session(path: Path, providers: list[str | tuple[str, dict[str, str]]]) -> onnxruntime.InferenceSession:
+def _session(path: Path, providers: Providers) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if providers != [CPU]:
-        # Weights outside the arena, so that what a large batch took can be given back.
-        options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
     # Patterns are planned per input shape and kept: lengths that never repeat would only fill memory.
     options.enable_mem_pattern = False
     options.log_severity_level = FATAL_ONLY
+    if providers != [CPU]:
+        # Weights inside the arena would keep its regions from ever being given back.
+        options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=providers)
     except Exception as error:
         raise _translated(error) from error
+
+
+def _gpu_details(session: onnxruntime.InferenceSession, options: Options) -> dict[str, Detail]:
+    """The device, and how many of the graph's nodes run on it: some that only count shapes belong on the CPU."""
+    found = details(the_gpu()) | {"tf32": options.tf32}
+    if hasattr(session, "get_provider_graph_assignment_info"):
+        nodes = Counter[str]()
+        for part in session.get_provider_graph_assignment_info():
+            nodes[part.ep_name] += len(part.get_nodes())
+        found |= {"nodes_on_gpu": nodes[CUDA], "nodes_on_cpu": nodes[CPU]}
+    return found
 
 
 def _translated(error: Exception) -> BackendError:

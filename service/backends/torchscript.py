@@ -6,6 +6,7 @@ A program is code: whoever opens one has made sure that its manifest is trusted 
 from __future__ import annotations
 
 import contextlib
+import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from service.backends.base import BackendError, BackendOutOfMemory, Device, Place, Tensor
+from service.backends.base import USUAL, BackendError, BackendOutOfMemory, Detail, Device, Options, Tensor
+from service.backends.gpu import details, the_gpu
 from service.values import Arrays
 
 if TYPE_CHECKING:
@@ -34,7 +36,9 @@ class TorchScriptBackend:
 
     kind = "torchscript"
 
-    def __init__(self, path: Path, device: Device = "cpu", output_names: Sequence[str] = ()) -> None:
+    def __init__(
+        self, path: Path, device: Device = "cpu", output_names: Sequence[str] = (), options: Options = USUAL
+    ) -> None:
         try:
             import torch
         except ImportError as error:
@@ -44,13 +48,13 @@ class TorchScriptBackend:
         torch.set_num_threads(1)
         with contextlib.suppress(RuntimeError):  # it may be set only once a process
             torch.set_num_interop_threads(1)
-        self.provider = _device(torch.cuda.is_available(), device)
-        self.device: Place = "cpu" if self.provider == "cpu" else "cuda"
-        if self.device == "cuda":
-            # As on a CPU: rounding to 10 bits would change answers by more than neighbours in a batch may.
-            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        self.provider = self.device = _device(torch.cuda.is_available(), device)
+        self.details: Mapping[str, Detail] = {}
+        if self.device != "cpu":
+            self.details = self._prepare_gpu(options)
             # A compiled program cannot have its recurrent weights put in one piece; cuDNN does so for each run.
             warnings.filterwarnings("ignore", message="RNN module weights are not part")
+        self._threads = threading.local()
         self._module: torch.jit.ScriptModule | None = self._load(path)
         schema = self._module.forward.schema
         self.inputs = tuple(Tensor(argument.name, "?", ()) for argument in schema.arguments[1:])
@@ -62,25 +66,73 @@ class TorchScriptBackend:
             raise BackendError("the program is closed")
         try:
             with self._torch.inference_mode():
-                outputs = module(*(self._tensor(inputs[argument.name]) for argument in self.inputs))
+                return self._on_cpu(module, inputs) if self.device == "cpu" else self._on_gpu(module, inputs)
+        except BackendError:
+            raise
         except self._torch.OutOfMemoryError as error:
             self._torch.cuda.empty_cache()
             raise BackendOutOfMemory(str(error)) from error
         except Exception as error:
             text = str(error)
             raise (BackendOutOfMemory if "not enough memory" in text else BackendError)(text) from error
-        return {name: tensor.cpu().numpy() for name, tensor in self._named(outputs).items()}
 
     def close(self) -> None:
         self._module = None
+
+    def _on_cpu(self, module: torch.jit.ScriptModule, inputs: Arrays) -> Arrays:
+        outputs = module(*(self._tensor(inputs[argument.name]) for argument in self.inputs))
+        return {name: tensor.numpy() for name, tensor in self._named(outputs).items()}
+
+    def _on_gpu(self, module: torch.jit.ScriptModule, inputs: Arrays) -> Arrays:
+        """In the thread's own stream, so that one thread's copies go on beside another's kernels.
+
+        torch keeps pinned memory for the next run of about the same size.
+        """
+        stream = self._stream()
+        with self._torch.cuda.stream(stream):
+            pinned = [self._tensor(inputs[argument.name]).pin_memory() for argument in self.inputs]
+            outputs = module(*(tensor.to(self.device, non_blocking=True) for tensor in pinned))
+            host = {name: self._fetched(tensor) for name, tensor in self._named(outputs).items()}
+            stream.synchronize()
+        return {name: tensor.numpy() for name, tensor in host.items()}
+
+    def _fetched(self, tensor: torch.Tensor) -> torch.Tensor:
+        """On its way to the host: there once the stream is done."""
+        if tensor.device.type == "cpu":
+            return tensor
+        return self._torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
+
+    def _stream(self) -> torch.cuda.Stream:
+        if not hasattr(self._threads, "stream"):
+            self._threads.stream = self._torch.cuda.Stream(self.device)
+        stream: torch.cuda.Stream = self._threads.stream
+        return stream
+
+    def _prepare_gpu(self, options: Options) -> dict[str, Detail]:
+        """What torch keeps for the whole process: exactness as asked, memory, and kernels for any length."""
+        torch = self._torch
+        torch.backends.cuda.matmul.allow_tf32 = options.tf32
+        torch.backends.cudnn.allow_tf32 = options.tf32
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            # Specialised for one length after another, a fused kernel would be built at almost every run.
+            torch.jit.set_fusion_strategy([("DYNAMIC", 1)])
+        if options.gpu_memory_bytes:
+            total = torch.cuda.get_device_properties(self.device).total_memory
+            torch.cuda.set_per_process_memory_fraction(min(1.0, options.gpu_memory_bytes / total))
+        return details(the_gpu()) | {"tf32": options.tf32}
 
     def _load(self, path: Path) -> torch.jit.ScriptModule:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", DeprecationWarning)
-                return self._torch.jit.load(str(path), map_location=self.provider).eval()
+                module: torch.jit.ScriptModule = self._torch.jit.load(str(path), map_location=self.device).eval()
         except Exception as error:
             raise BackendError(f"no TorchScript program: {error}") from error
+        if self.device != "cpu":
+            # The weights were copied in another stream than the ones that will read them.
+            self._torch.cuda.synchronize()
+        return module
 
     def _named(self, outputs: object) -> Mapping[str, torch.Tensor]:
         if isinstance(outputs, Mapping):
@@ -93,7 +145,7 @@ class TorchScriptBackend:
 
     def _tensor(self, array: np.ndarray) -> torch.Tensor:
         # torch warns of memory it could write to by mistake.
-        return self._torch.from_numpy(array if array.flags.writeable else array.copy()).to(self.provider)
+        return self._torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
 def _device(has_cuda: bool, device: Device) -> str:

@@ -13,6 +13,10 @@ from itertools import chain, repeat
 SMOOTHING = 0.05
 LEAST_CORRECTION, MOST_CORRECTION = 0.5, 4.0
 MOST_ROUNDS = 6
+WARM_UP_RUNS = 3
+"""Of a shape on a GPU: the first plans it, and a compiled program settles with the third."""
+LEAST_GAIN = 0.05
+"""By so much must an item get cheaper for a batch of twice the size to be worth its memory."""
 LEAST_COST_S = 1e-6
 """Of a batch, and of one second of it: costs never stand still or vanish, so that the greedy join has an order."""
 
@@ -53,6 +57,12 @@ class CostModel:
         """Predicted seconds of computing for *n* items padded to *length_s*, on an undisturbed core."""
         return self.fixed_s + self._per_second(n) * length_s
 
+    def best(self, length_s: float) -> tuple[int, float]:
+        """The batch size at which items of *length_s* are cheapest, and what a second of audio costs then."""
+        each = {n: self.cost(n, length_s) / (n * length_s) for n in self.items}
+        n = min(each, key=lambda items: (each[items], items))
+        return n, each[n]
+
     def observe(self, predicted_s: float, actual_s: float) -> None:
         """Learn from one batch that ran: *predicted_s* as `cost` said it, *actual_s* by the clock."""
         ratio = min(max(actual_s / predicted_s, LEAST_CORRECTION), MOST_CORRECTION)
@@ -87,12 +97,14 @@ class FitPlan:
         max_items: largest batch worth measuring.
         min_s, max_s: lengths that the model takes.
         budget_s: seconds of computing to spend, about; at least one run of one item is made.
+        warm_up: run each size a few times before it counts, where a shape has to be prepared for.
     """
 
     max_items: int
     min_s: float
     max_s: float
     budget_s: float = 0.16
+    warm_up: bool = False
 
 
 def fit(run: Callable[[int, float], float], plan: FitPlan) -> CostModel:
@@ -106,9 +118,39 @@ def fit(run: Callable[[int, float], float], plan: FitPlan) -> CostModel:
     short = min(run(1, short_s) for _ in range(2))
     sizes = _doubling(plan.max_items)
     long_s = _affordable_length(short / short_s, sum(sizes), short_s, plan)
+    if plan.warm_up:
+        for n in sizes:
+            for _ in range(WARM_UP_RUNS):
+                run(n, long_s)
     best = _rounds(lambda n: run(n, long_s), sizes, plan.budget_s)
     fixed = _intercept(short_s, short, long_s, best[1])
     return CostModel(fixed, list(best), [(total - fixed) / long_s for total in best.values()])
+
+
+def paying_items(run: Callable[[int], float], most: int) -> int:
+    """The largest batch worth forming on a device that nobody knows yet: doubled until an item hardly gets cheaper.
+
+    Args:
+        run: runs a batch of n items and returns the seconds it took, or raises MemoryError where there is no room.
+        most: where to stop in any case.
+    """
+    items, each_s = 1, _steady_s(run, 1)
+    while 2 * items <= most:
+        try:
+            next_s = _steady_s(run, 2 * items) / (2 * items)
+        except MemoryError:
+            break
+        if next_s > (1 - LEAST_GAIN) * each_s:
+            break
+        items, each_s = 2 * items, next_s
+    return items
+
+
+def _steady_s(run: Callable[[int], float], n: int) -> float:
+    """Seconds of a run once the device has prepared for it."""
+    for _ in range(WARM_UP_RUNS):
+        run(n)
+    return min(run(n) for _ in range(3))
 
 
 def _rounds(run: Callable[[int], float], sizes: Sequence[int], budget_s: float) -> dict[int, float]:

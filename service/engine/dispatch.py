@@ -193,7 +193,7 @@ class Dispatcher:
         """Run a batch in the calling worker and answer its jobs, or have it tried again in parts."""
         inputs = padding.assemble([job.payload.waveform for job in batch.jobs])
         try:
-            outputs = _run(station.backend, inputs)
+            outputs = station.backend.run(inputs)
             items = padding.separate(outputs, inputs[padding.LENGTHS].astype(np.int64, copy=False), station.frame_names)
         except (BackendOutOfMemory, MemoryError) as error:
             self._failed(batch, station.meters, error, "memory")
@@ -250,13 +250,6 @@ class Dispatcher:
         with self._workers.lock:
             waiting = [self._batcher.queued(key) for key in self._stations if key.model == model]
         return sum(items for items, _ in waiting), sum(seconds for _, seconds in waiting)
-
-
-def _run(backend: Backend, inputs: Arrays) -> Arrays:
-    if backend.device == "cpu":
-        return backend.run(inputs)
-    items = len(inputs[padding.LENGTHS])
-    return {name: rows[:items] for name, rows in backend.run(padding.bucketed(inputs)).items()}
 
 
 def _measure_start(batch: Batch[_Load], meters: Meters, now: float) -> None:

@@ -8,25 +8,26 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Literal, Protocol
 
-from service.backends.base import Backend, BackendError, Device, Place
+from service.backends.base import USUAL, Backend, BackendError, BackendOutOfMemory, Device, Options
 from service.backends.external import external_files
 from service.backends.factory import open_backend
-from service.engine import padding, probe
-from service.engine.cost import CostModel, FitPlan, fit
+from service.engine import choice, padding, probe
+from service.engine.buckets import Bucketed
+from service.engine.choice import Wanted
+from service.engine.cost import CostModel, FitPlan, fit, paying_items
 from service.engine.lane import LanePolicy, Mode
 from service.engine.manifest import GraphFile, Manifest
 from service.engine.repository import BadModel, verified
+from service.engine.tuning import TunedFile, Tuning
 
-FIT_S, GPU_FIT_S = 0.16, 1.0
-"""Seconds of computing for the cost table of a model."""
-GPU_WARM_UP = 3
-"""Runs after which a size is planned, compiled and no longer slower than later ones."""
-GPU_FACTOR = 8
-"""Batches on a GPU may be so many times what the manifest allows a CPU."""
+CPU = "cpu"
+MOST_ITEMS_ON_GPU = 64
+GPU_BUDGET_S = 0.6
+SHORTEST_BUCKET_S = 0.5
 
 logger = logging.getLogger("earmark.engine")
 
@@ -40,7 +41,25 @@ class Opener(Protocol):
         backend: Literal["onnx", "torchscript"],
         device: Device = "auto",
         output_names: Sequence[str] = (),
+        options: Options = USUAL,
     ) -> Backend: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What an operator wants of every load.
+
+    Attributes:
+        precision: auto takes lower precision where that is accepted and clearly faster here.
+        tuning: what was measured on this machine before; None measures now.
+    """
+
+    precision: Wanted = "auto"
+    options: Options = USUAL
+    tuning: Tuning | None = None
+
+
+AS_USUAL = Terms()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +70,9 @@ class Loaded:
         file: the one of the manifest's files that runs.
         policy: how its jobs may share a batch.
         note: what an operator should know, such as a file that could not be used; None if all is as declared.
+        gain: how many times as fast as full precision the lower one runs here, whichever serves; None where there was
+            nothing to compare.
+        is_tuned: whether what it costs was read, not measured.
     """
 
     manifest: Manifest
@@ -60,26 +82,132 @@ class Loaded:
     policy: LanePolicy
     cost: CostModel
     note: str | None
+    gain: float | None = None
+    is_tuned: bool = False
 
 
-def load(folder: Path, manifest: Manifest, device: Device = "auto", opener: Opener = open_backend) -> Loaded:
-    """Open the first of the manifest's files that runs here, hold it to its contract and measure it.
+def load(
+    folder: Path,
+    manifest: Manifest,
+    device: Device = "auto",
+    opener: Opener = open_backend,
+    terms: Terms = AS_USUAL,
+) -> Loaded:
+    """Open the file that serves best here, hold it to its contract and know what it costs.
 
     Raises:
         BadModel: no file runs here, or the graph is not what the manifest says.
     """
-    refusals: list[str] = []
-    for file in manifest.files:
-        path = check_file(folder, manifest, file)
+    return _Load(folder, manifest, device, opener, terms).best()
+
+
+class _Load:
+    """One load. `notes` gathers what an operator should know."""
+
+    def __init__(self, folder: Path, manifest: Manifest, device: Device, opener: Opener, terms: Terms) -> None:
+        self._folder, self._manifest = folder, manifest
+        self._device, self._opener, self._terms = device, opener, terms
+        self._notes: list[str] = []
+
+    def best(self) -> Loaded:
+        loaded = self._tuned() or self._measured()
+        return replace(loaded, note=" ".join(self._notes) or None)
+
+    def _tuned(self) -> Loaded | None:
+        """What the tuning says serves, without measuring; None where it says nothing that holds."""
+        manifest, wanted = self._manifest, self._terms.precision
+        files = {file.sha256: file for file in manifest.files}
+        entry = self._terms.tuning.chosen(set(files)) if self._terms.tuning else None
+        if entry is None or wanted not in ("auto", entry.precision):
+            return None
+        file = files[entry.sha256]
+        backend = self._open(file, replace(self._terms.options, shrink_bytes=entry.shrink_bytes))
+        if backend is None:
+            return None
+        if backend.device != entry.device:
+            backend.close()
+            self._ignored(file, f"it is for {entry.device}, the model runs on {backend.device}")
+            return None
+        return self._proven(file, backend, entry)
+
+    def _measured(self) -> Loaded:
+        """The first file that runs, or one of lower precision that beats it."""
+        champion = self._first()
+        wanted, files = self._terms.precision, self._manifest.files
+        if wanted not in ("auto", champion.file.precision):
+            self._say("precision_missing", f"no {wanted} file of {self._manifest.id} runs here.")
+        longest_s = self._manifest.window.max_s
+        for file in choice.challengers(files, wanted, champion.file, champion.backend.device):
+            challenger = self._challenger(file)
+            if challenger is None:
+                continue
+            times = choice.gain(champion.cost, challenger.cost, longest_s)
+            wins = choice.wins(times)
+            winner, loser = (challenger, champion) if wins else (champion, challenger)
+            loser.backend.close()
+            champion = replace(winner, gain=times)
+            facts = _event("precision_chosen", self._manifest) | {"precision": winner.file.precision, "gain": times}
+            logger.info("%s: %s is %.2f times as fast", self._manifest.id, file.path, times, extra=facts)
+        return champion
+
+    def _first(self) -> Loaded:
+        for file in choice.in_order(self._manifest.files, self._terms.precision):
+            if backend := self._open(file, self._terms.options):
+                return self._proven(file, backend)
+        raise BadModel(f"{self._manifest.id}: none of its files runs here. " + " ".join(self._notes))
+
+    def _challenger(self, file: GraphFile) -> Loaded | None:
+        """A file that is not needed: what is wrong with it is noted, and full precision serves."""
         try:
-            backend = opener(path, file.backend, device, manifest.output_names(file))
+            backend = self._open(file, self._terms.options)
+            return self._proven(file, backend) if backend else None
+        except BadModel as error:
+            self._say("file_refused", error.detail)
+            return None
+
+    def _open(self, file: GraphFile, options: Options) -> Backend | None:
+        """The graph; None where it does not run here.
+
+        Raises:
+            BadModel: see `check_file`.
+        """
+        path = check_file(self._folder, self._manifest, file)
+        try:
+            return self._opener(path, file.backend, self._device, self._manifest.output_names(file), options)
         except BackendError as error:
-            refusals.append(f"{file.path}: {error}")
-            event = _event("file_refused", manifest)
-            logger.warning("%s: %s does not run here: %s", manifest.id, file.path, error, extra=event)
-            continue
-        return _prove(manifest, file, path, backend, refusals)
-    raise BadModel(f"{manifest.id}: none of its files runs here. " + " ".join(refusals))
+            self._say("file_refused", f"{file.path} does not run here: {error}")
+            return None
+
+    def _proven(self, file: GraphFile, backend: Backend, entry: TunedFile | None = None) -> Loaded:
+        manifest = self._manifest
+        try:
+            declared = file.batching or manifest.batching.mode
+            _hold_to_contract(manifest, file, backend)
+            mode, gap = probe.true_mode(backend, declared, probe.probe_lengths(manifest))
+            if mode != declared:
+                self._say("downgraded", _downgrade(manifest, declared, gap))
+            if entry is not None and entry.mode != mode:
+                self._ignored(file, f"it is for batches that are `{entry.mode}`, the model's are `{mode}`")
+                entry = None
+            backend = _prepared(manifest, backend, mode)
+            policy, cost = _known(manifest, backend, entry) if entry else measure(manifest, backend, mode)
+        except BackendError as error:
+            backend.close()
+            raise BadModel(f"{manifest.id}: {file.path} failed its first run: {error}") from error
+        except BadModel:
+            backend.close()
+            raise
+        size = (self._folder / file.path).stat().st_size
+        gain = entry.gain if entry else None
+        return Loaded(manifest, file, size, backend, policy, cost, None, gain, is_tuned=entry is not None)
+
+    def _ignored(self, file: GraphFile, why: str) -> None:
+        facts = _event("tuning_ignored", self._manifest)
+        logger.warning("tuning of %s, %s ignored: %s", self._manifest.id, file.path, why, extra=facts)
+
+    def _say(self, event: str, text: str) -> None:
+        logger.warning("%s", text, extra=_event(event, self._manifest))
+        self._notes.append(text)
 
 
 def check_file(folder: Path, manifest: Manifest, file: GraphFile) -> Path:
@@ -104,34 +232,6 @@ def check_file(folder: Path, manifest: Manifest, file: GraphFile) -> Path:
     return path
 
 
-def _prove(manifest: Manifest, file: GraphFile, path: Path, backend: Backend, refusals: list[str]) -> Loaded:
-    try:
-        declared = file.batching or manifest.batching.mode
-        _hold_to_contract(manifest, file, backend)
-        lengths = probe.probe_lengths(manifest)
-        mode, gap = probe.true_mode(backend, declared, lengths)
-        if mode != declared:
-            refusals = [*refusals, _downgrade(manifest, declared, gap)]
-        policy = _policy(manifest, mode, backend.device)
-        cost = measure(manifest, backend, policy)
-    except BackendError as error:
-        backend.close()
-        raise BadModel(f"{manifest.id}: {file.path} failed its first run: {error}") from error
-    except BadModel:
-        backend.close()
-        raise
-    return Loaded(manifest, file, path.stat().st_size, backend, policy, cost, " ".join(refusals) or None)
-
-
-def _policy(manifest: Manifest, mode: Mode, device: Place) -> LanePolicy:
-    """What the manifest says holds for a CPU; a GPU takes more at once, as far as its cost table says that it pays."""
-    limits = manifest.batching
-    if mode == "alone":
-        return LanePolicy(mode, 1, limits.max_seconds, device)
-    more = GPU_FACTOR if device == "cuda" else 1
-    return LanePolicy(mode, limits.max_items * more, limits.max_seconds * more, device)
-
-
 def _hold_to_contract(manifest: Manifest, file: GraphFile, backend: Backend) -> None:
     samples = max(probe.probe_lengths(manifest))
     faults = probe.contract_faults(backend, manifest)
@@ -143,37 +243,62 @@ def _hold_to_contract(manifest: Manifest, file: GraphFile, backend: Backend) -> 
 
 
 def _downgrade(manifest: Manifest, declared: Mode, gap: float) -> str:
-    text = (
+    return (
         f"{manifest.id} is declared `{declared}`, but an item's answer changes by {gap:.2g} with its neighbours "
         f"(allowed: {probe.INVARIANCE:g}); it runs alone, which is slower."
     )
-    logger.warning(text, extra=_event("downgraded", manifest) | {"declared": declared, "gap": gap})
-    return text
 
 
-def measure(manifest: Manifest, backend: Backend, policy: LanePolicy) -> CostModel:
-    """Fit the cost table by running noise; where the thread itself computes by its own time, which nobody disturbs."""
+def _prepared(manifest: Manifest, backend: Backend, mode: Mode) -> Backend:
+    """In front of a GPU, lengths and batches come in few sizes, where padding does not change an answer."""
+    if backend.device == CPU or mode != "padded":
+        return backend
     rate = manifest.sample_rate
-    timer = time.thread_time if backend.device == "cpu" else time.perf_counter
+    least_s = min(SHORTEST_BUCKET_S, manifest.window.max_s)
+    return Bucketed(backend, round(least_s * rate), round(manifest.window.max_s * rate))
 
+
+def _known(manifest: Manifest, backend: Backend, entry: TunedFile) -> tuple[LanePolicy, CostModel]:
+    cost = entry.cost()
+    return _policy(manifest, backend, entry.mode, cost.max_items), cost
+
+
+def measure(manifest: Manifest, backend: Backend, mode: Mode) -> tuple[LanePolicy, CostModel]:
+    """How large batches may be, and what they cost, by running noise.
+
+    The CPU is measured in the thread's own time, which nobody disturbs, a GPU by the clock, transfers included.
+    """
     # Not zeros, which some kernels hurry over; what the noise is does not matter.
-    longest = probe.noise(round(manifest.window.max_s * rate), 0.1)
-
-    known: set[int] = set()
+    rate, window = manifest.sample_rate, manifest.window
+    longest = probe.noise(round(window.max_s * rate), 0.1)
+    timer = time.thread_time if backend.device == CPU else time.perf_counter
 
     def run(items: int, length_s: float) -> float:
         inputs = padding.assemble([longest[: max(1, round(length_s * rate))]] * items)
-        if backend.device != "cpu":
-            inputs = padding.bucketed(inputs)
-            for _ in range(GPU_WARM_UP if items not in known else 0):
-                backend.run(inputs)
-            known.add(items)
         start = timer()
         backend.run(inputs)
         return timer() - start
 
-    budget_s = FIT_S if backend.device == "cpu" else GPU_FIT_S
-    return fit(run, FitPlan(policy.max_items, manifest.window.min_s, manifest.window.max_s, budget_s))
+    def run_longest(items: int) -> float:
+        try:
+            return run(items, window.max_s)
+        except BackendOutOfMemory as error:
+            raise MemoryError from error
+
+    if backend.device == CPU:
+        policy = _policy(manifest, backend, mode, manifest.batching.max_items)
+        return policy, fit(run, FitPlan(policy.max_items, window.min_s, window.max_s))
+    most = paying_items(run_longest, MOST_ITEMS_ON_GPU) if mode != "alone" else 1
+    plan = FitPlan(most, window.min_s, window.max_s, GPU_BUDGET_S, warm_up=True)
+    return _policy(manifest, backend, mode, most), fit(run, plan)
+
+
+def _policy(manifest: Manifest, backend: Backend, mode: Mode, most: int) -> LanePolicy:
+    """A manifest's bounds are for a CPU; on a GPU as many as pay may share a batch, however long they are."""
+    limits = manifest.batching
+    if backend.device == CPU:
+        return LanePolicy(mode, limits.max_items if mode != "alone" else 1, limits.max_seconds, CPU)
+    return LanePolicy(mode, most, most * manifest.window.max_s, backend.device)
 
 
 def _event(event: str, manifest: Manifest) -> dict[str, object]:

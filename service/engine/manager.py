@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from itertools import count
@@ -18,7 +18,7 @@ from service.backends.base import Device
 from service.clock import Clock
 from service.engine.dispatch import Dispatcher
 from service.engine.lane import LaneKey
-from service.engine.loading import Loaded, load
+from service.engine.loading import AS_USUAL, Loaded, Terms, load
 from service.engine.model import Model
 from service.engine.registry import Instance, Registry, Slot
 from service.engine.repository import BadModel, Catalogue, Entry, scan, split_id
@@ -31,8 +31,6 @@ from service.values import Task
 __all__ = ["Model", "ModelManager", "ModelStatus"]
 
 LOADING_RETRY_S, FAILED_RETRY_S = 2.0, 30.0
-SLOTS = {"cuda": 2}
-"""Batches at once on a device: one is computed while the next is put together and copied."""
 
 logger = logging.getLogger("earmark.engine")
 
@@ -44,6 +42,8 @@ class ModelManager:
         folders: repositories of models, a later one overlays an earlier one.
         pins: `name@version` to serve instead of the highest version.
         device: where graphs run, see `service.backends.base.Device`.
+        terms: what else is wanted of every load.
+        slots: by device, how many batches may run on it at once.
         queue_s: most expected seconds of computing that may wait, for each worker.
     """
 
@@ -56,14 +56,17 @@ class ModelManager:
         *,
         pins: Sequence[str] = (),
         device: Device = "auto",
+        terms: Terms = AS_USUAL,
         queue_s: float = 60.0,
+        slots: Mapping[str, int] | None = None,
     ) -> None:
         self._folders = tuple(folders)
         self._pins = tuple(pins)
         self._device = device
+        self._terms = terms
         self._metrics = metrics
         self._clock = clock
-        self._dispatcher = Dispatcher(workers, metrics, clock, queue_s, SLOTS)
+        self._dispatcher = Dispatcher(workers, metrics, clock, queue_s, slots)
         self._loader = ThreadPoolExecutor(workers.count, thread_name_prefix="earmark-loader")
         self._lock = Lock()
         self._registry = Registry()
@@ -232,7 +235,7 @@ class ModelManager:
             return None, entry.fault or "its manifest cannot be read"
         started = self._clock.now()
         try:
-            loaded = load(entry.folder, entry.manifest, self._device)
+            loaded = load(entry.folder, entry.manifest, self._device, terms=self._terms)
         except BadModel as error:
             return None, error.detail
         except Exception as error:
@@ -241,8 +244,9 @@ class ModelManager:
         seconds = self._clock.now() - started
         self._metrics.model_load_seconds.observe(seconds)
         facts = {"event": "model_loaded", "model": entry.id, "seconds": seconds, "batching": loaded.policy.mode}
-        provider = {"backend": loaded.backend.kind, "provider": loaded.backend.provider}
-        logger.info("%s loaded in %.2f s", entry.id, seconds, extra=facts | provider)
+        facts |= {"backend": loaded.backend.kind, "provider": loaded.backend.provider, "device": loaded.backend.device}
+        facts |= {"precision": loaded.file.precision, "gain": loaded.gain, "tuned": loaded.is_tuned}
+        logger.info("%s loaded in %.2f s", entry.id, seconds, extra=facts)
         return loaded, ""
 
     # From here on, every method is called with the lock held.

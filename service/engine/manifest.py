@@ -60,7 +60,7 @@ class DataFile(_Table):
 
 
 class GraphFile(_Table):
-    """One file with the whole model in it. The first that this machine can run is taken."""
+    """One file with the whole model in it. Which one serves is chosen at load, see `service.engine.choice`."""
 
     path: InnerPath
     backend: Literal["onnx", "torchscript"]
@@ -72,6 +72,21 @@ class GraphFile(_Table):
     """ONNX: every file of external weights that the graph names, none else is opened."""
     outputs: tuple[str, ...] = ()
     """TorchScript: names of a tuple's members, in order; the contract's order where nothing is said."""
+    loss: dict[str, float | int | str | bool] = {}
+    """What lower precision costs against the first file of full precision, as measured; free keys, as they are."""
+    accepted: bool = False
+    """Whether that loss is small enough to serve without being asked for; full precision needs no leave."""
+
+    @property
+    def may_be_chosen(self) -> bool:
+        """Whether it may serve without anybody asking for it."""
+        return self.precision == "fp32" or self.accepted
+
+    @model_validator(mode="after")
+    def _accepted_for_a_reason(self) -> GraphFile:
+        if self.accepted and self.precision != "fp32" and not self.loss:
+            raise ValueError("accepted needs a `loss` table that says what was measured against full precision")
+        return self
 
 
 class Batching(_Table):

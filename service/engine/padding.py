@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 from service.backends.base import BackendError, Tensor
 from service.values import Arrays
 
-LEAST_SAMPLES = 4000
-"""The shortest of the bucketed lengths."""
 WAVEFORM, LENGTHS, FRAMES, FRAME_LENGTHS, ENHANCED = "waveform", "lengths", "frames", "frame_lengths", "enhanced"
 
 
@@ -31,22 +29,6 @@ def assemble(waveforms: Sequence[NDArray[np.float32]]) -> Arrays:
         row[: len(waveform)] = waveform
         row[len(waveform) :] = 0.0
     return {WAVEFORM: batch, LENGTHS: lengths}
-
-
-def bucketed(batch: Arrays) -> Arrays:
-    """*batch* in one of few shapes: its length the next of steps of a quarter, its items the next power of two.
-
-    For a device that plans each new shape anew, and for which a few more rows cost nothing. What is added is silence.
-    """
-    items, samples = batch[WAVEFORM].shape
-    rows, columns = 1 << (items - 1).bit_length(), LEAST_SAMPLES
-    while columns < samples:
-        columns = columns * 5 // 4
-    waveform = np.zeros((rows, columns), np.float32)
-    waveform[:items, :samples] = batch[WAVEFORM]
-    lengths = np.ones(rows, np.int64)
-    lengths[:items] = batch[LENGTHS]
-    return {WAVEFORM: waveform, LENGTHS: lengths}
 
 
 def framewise(outputs: Iterable[Tensor]) -> frozenset[str]:

@@ -147,9 +147,13 @@ class Registry:
             reason=slot.reason,
             backend=instance.model.backend if instance else None,
             provider=instance.model.provider if instance else None,
+            device=instance.loaded.backend.device if instance else None,
             precision=instance.model.precision if instance else None,
             batching=instance.model.batching if instance else None,
             file_bytes=instance.loaded.file_bytes if instance else None,
+            gain=instance.loaded.gain if instance else None,
+            tuned=instance.loaded.is_tuned if instance else False,
+            details=instance.loaded.backend.details if instance else {},
             manifest=manifest,
             folder=entry.folder,
         )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from service.backends.base import Detail
 from service.engine.lane import Mode
 from service.engine.manifest import Manifest
 from service.values import Task
@@ -22,7 +24,11 @@ class ModelStatus:
         serving: whether it is the version that the bare name means.
         default: whether it serves its task where a request names no model.
         reason: why it is not ready, or what an operator should know of one that is.
-        backend, provider, precision, batching, file_bytes: of what really runs; None while nothing is loaded.
+        backend, provider, device, precision, batching, file_bytes: of what really runs; None while nothing is loaded.
+        gain: how many times as fast as full precision the lower one runs here, whichever serves; None where there was
+            nothing to compare.
+        tuned: whether what it costs was read from a tuning file.
+        details: of the device, see `service.backends.base.Backend`.
         folder: where the version lies; its card is `card()`.
     """
 
@@ -35,9 +41,13 @@ class ModelStatus:
     reason: str | None
     backend: str | None
     provider: str | None
+    device: str | None
     precision: str | None
     batching: Mode | None
     file_bytes: int | None
+    gain: float | None
+    tuned: bool
+    details: Mapping[str, Detail]
     manifest: Manifest | None
     folder: Path
 

@@ -13,7 +13,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from service.backends.base import Backend, BackendError, Device, Tensor
+from service.backends.base import USUAL, Backend, BackendError, Device, Options, Tensor
 from service.backends.factory import open_backend
 from service.engine import probe
 from service.engine.loading import Loaded, load
@@ -154,7 +154,9 @@ def test_program_loads_only_where_it_is_trusted(tmp_path: Path) -> None:
     folder = make_model(tmp_path, "enhance")
     rewrite(folder, files=[file_table(folder, "model.onnx", backend="torchscript")])
 
-    def never(path: Path, backend: str, device: Device = "auto", output_names: Sequence[str] = ()) -> Backend:
+    def never(
+        path: Path, backend: str, device: Device = "auto", output_names: Sequence[str] = (), options: Options = USUAL
+    ) -> Backend:
         raise AssertionError("opened")
 
     with pytest.raises(BadModel, match="trusted"):

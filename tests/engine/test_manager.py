@@ -14,7 +14,7 @@ import pytest_asyncio
 
 from service.backends.base import BackendError, Device
 from service.clock import MonotonicClock
-from service.engine.loading import Loaded, load
+from service.engine.loading import Loaded, Terms, load
 from service.engine.manager import ModelManager, ModelStatus
 from service.engine.manifest import Manifest
 from service.engine.workers import Workers
@@ -192,7 +192,7 @@ async def test_load_that_breaks_unforeseen_is_that_models_failure(
     make_model(tmp_path, "enhance")
     manager = make(tmp_path)
 
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("a bug")
 
     monkeypatch.setattr("service.engine.manager.load", broken)
@@ -210,10 +210,10 @@ async def test_model_unloaded_while_it_loads_is_not_published(
     built: list[Loaded] = []
     inside, go = threading.Event(), threading.Event()
 
-    def slow(folder: Path, manifest: Manifest, device: Device) -> Loaded:
+    def slow(folder: Path, manifest: Manifest, device: Device, terms: Terms) -> Loaded:
         inside.set()
         go.wait(10)
-        built.append(load(folder, manifest, device))
+        built.append(load(folder, manifest, device, terms=terms))
         return built[0]
 
     monkeypatch.setattr("service.engine.manager.load", slow)

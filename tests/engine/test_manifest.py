@@ -63,6 +63,10 @@ def test_manifest_in_a_folder_is_read(tmp_path: Path) -> None:
             {"files": [{"path": "m", "backend": "onnx", "sha256": SUM, "data": [{"path": "../w", "sha256": SUM}]}]},
             "files.0.data.0.path",
         ),
+        (
+            {"files": [{"path": "m", "backend": "onnx", "sha256": SUM, "precision": "int8", "accepted": True}]},
+            "files.0.*accepted needs a `loss`",
+        ),
         ({"golden": {"path": "../golden.npz", "sha256": SUM}}, "golden.path"),
         ({"batching": {"mode": "sometimes"}}, "batching.mode"),
         ({"batching": {"max_items": 0}}, "batching.max_items"),
@@ -120,3 +124,18 @@ def test_program_may_name_its_outputs_itself() -> None:
     manifest = quality(files=[file])
 
     assert manifest.output_names(manifest.files[0]) == ("frames", "score")
+
+
+@pytest.mark.parametrize(
+    ("more", "may"),
+    [
+        ({}, True),
+        ({"precision": "int8"}, False),
+        ({"precision": "int8", "loss": {"lcc": 0.2}}, False),
+        ({"precision": "int8", "loss": {"lcc": 0.001, "clips": 1000}, "accepted": True}, True),
+    ],
+)
+def test_lower_precision_is_chosen_only_where_its_loss_was_accepted(more: dict[str, Any], may: bool) -> None:
+    (file,) = quality(files=[{"path": "m", "backend": "onnx", "sha256": SUM} | more]).files
+
+    assert file.may_be_chosen == may

@@ -103,20 +103,3 @@ def test_finiteness_is_seen_in_any_output(value: float, finite: bool) -> None:
     outputs = {"frame_lengths": np.array(3), "score": np.array(1.0), "frames": np.array([0.0, value])}
 
     assert padding.is_finite(outputs) is finite
-
-
-@given(st.lists(st.integers(1, 60_000), min_size=1, max_size=9))
-def test_a_bucketed_batch_holds_the_same_in_one_of_few_shapes(lengths: list[int]) -> None:
-    batch = padding.assemble([np.full(length, index + 1.0, np.float32) for index, length in enumerate(lengths)])
-
-    given_shape = padding.bucketed(batch)
-
-    rows, columns = given_shape[padding.WAVEFORM].shape
-    assert rows & (rows - 1) == 0
-    assert len(lengths) <= rows < 2 * len(lengths) or rows == 1
-    assert max(lengths) <= columns <= max(padding.LEAST_SAMPLES, max(lengths) * 5 // 4)
-    np.testing.assert_array_equal(given_shape[padding.LENGTHS][: len(lengths)], lengths)
-    for index, length in enumerate(lengths):
-        assert (given_shape[padding.WAVEFORM][index, :length] == index + 1).all()
-        assert not given_shape[padding.WAVEFORM][index, length:].any()
-    assert not given_shape[padding.WAVEFORM][len(lengths) :].any()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 from fastapi import APIRouter, Request, Response
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-from service.api.desk import desk_of
+from service.api.desk import Desk, desk_of
 from service.api.problems import responses_for
-from service.api.schemas import Health, Limits
+from service.api.schemas import GpuInfo, Health, Limits, PlanInfo
 from service.audio.probe import supported_formats
 from service.values import AudioLimits
 
@@ -55,8 +57,16 @@ async def limits(request: Request) -> Limits:
         deadline_s=settings.deadline_s,
         queue_s=settings.queue_s,
         key_requests=settings.key_requests if settings.keys() else None,
+        plan=PlanInfo(**asdict(desk.plan)),
+        gpu=await _gpu(desk),
         formats=supported_formats(),
     )
+
+
+async def _gpu(desk: Desk) -> GpuInfo | None:
+    """With the memory that is free now; in a worker, since the driver may take its time."""
+    gpu = await desk.bench.workers.call(desk.find_gpu) if desk.plan.slots else None
+    return GpuInfo(**asdict(gpu)) if gpu else None
 
 
 @router.get(

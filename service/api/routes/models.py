@@ -83,7 +83,11 @@ def _info(status: ModelStatus) -> ModelInfo:
         reason=status.reason,
         backend=status.backend,
         provider=status.provider,
+        device=status.device,
         precision=status.precision,
+        gain=round(status.gain, 2) if status.gain else None,
+        tuned=status.tuned,
         batching=status.batching,
         file_bytes=status.file_bytes,
+        details=dict(status.details),
     )
