@@ -205,8 +205,9 @@ class _FileCheck:
             yield self._finding("golden", f"gives no {', '.join(missing)}, which {golden.path} holds", right)
             return
         gap = probe.difference({name: answer[name] for name in expected}, expected)
-        if gap > golden.tolerance:
-            wrong = f"differs from its golden answer by {gap:.2g}; {golden.tolerance:g} is allowed"
+        allowed = self._file.tolerance or golden.tolerance
+        if gap > allowed:
+            wrong = f"differs from its golden answer by {gap:.2g}; {allowed:g} is allowed"
             yield self._finding("golden", wrong, right)
 
     def _lengths(self) -> list[int]:

@@ -76,6 +76,8 @@ class GraphFile(_Table):
     """What lower precision costs against the first file of full precision, as measured; free keys, as they are."""
     accepted: bool = False
     """Whether that loss is small enough to serve without being asked for; full precision needs no leave."""
+    tolerance: Annotated[float, Field(gt=0)] | None = None
+    """Of the golden answer, where lower precision needs more than the model's own."""
 
     @property
     def may_be_chosen(self) -> bool:
