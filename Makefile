@@ -17,7 +17,7 @@ TESTS := $(call stamp,tests,requirements/test.txt)
 EXTRA := $(call stamp,extra,requirements/pesq.txt Makefile)
 stamped = rm -f .venv/.$(1)-* && touch $@
 
-.PHONY: run test test-all lint bench lock clean
+.PHONY: run test test-all lint bench bench-peers lock clean
 
 run: $(SERVE)  ## serve on EARMARK_HOST:EARMARK_PORT, 127.0.0.1:8000 by default
 	@exec $(BIN)/earmark serve
@@ -32,8 +32,13 @@ lint: $(TESTS)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: $(TESTS)
-	$(BIN)/python -m benchmarks
+bench: $(EXTRA)  ## the short form, about three minutes
+	$(BIN)/python -m benchmarks --starts 3 --requests 20 --load-s 4
+	$(BIN)/python -m benchmarks.engine --rounds 3 --pass-s 0.2 --mixes mixed
+	$(BIN)/python -m benchmarks.http --rounds 3 --seconds 2 --load-s 6 --shares 0.7
+
+bench-peers: $(EXTRA)  ## other servers with the same model, about a quarter of an hour
+	$(BIN)/python -m benchmarks.peers
 
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 	--custom-compile-command "make lock" --excludes requirements/excludes.in $(LOCK_FLAGS)

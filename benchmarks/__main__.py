@@ -7,18 +7,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from importlib.metadata import version
 from pathlib import Path
 
 import httpx
 
-from service.backends.machine import usable_cores
+from benchmarks.record import machine
 from tests.e2e.server import Server
 from tests.e2e.sounds import speechlike, wav
 
@@ -45,24 +42,6 @@ def main() -> None:
     print(table(figures))
     if given.out:
         given.out.write_text(json.dumps(figures, indent=2) + "\n", "utf-8")
-
-
-def machine() -> dict[str, object]:
-    packages = ("onnxruntime", "fastapi", "uvicorn", "numpy")
-    return {
-        "processor": processor_name(),
-        "cores": usable_cores(),
-        "python": platform.python_version(),
-        "load": round(os.getloadavg()[0], 1),
-        **{name: version(name) for name in packages},
-    }
-
-
-def processor_name() -> str:
-    for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor() or "unknown"
 
 
 def start_up(starts: int) -> dict[str, float]:
