@@ -76,7 +76,7 @@ def test_fit_finds_the_formula() -> None:
     """Where the machine keeps to a line, the table is that line."""
     machine = Machine(0.0005, {1: 0.0006, 2: 0.0009, 4: 0.0015, 8: 0.0035})
 
-    model = fit(machine.run, FitPlan(max_items=8, min_s=0.1, max_s=10.0))
+    model = fit(machine.run, FitPlan(max_items=8, min_s=0.1, max_s=10.0, budget_s=0.16))
 
     for n, per_second in machine.per_second.items():
         assert model.cost(n, 7.0) == pytest.approx(machine.fixed_s + per_second * 7.0, rel=1e-6)
@@ -85,14 +85,14 @@ def test_fit_finds_the_formula() -> None:
 def test_fit_of_a_fast_model_measures_every_size() -> None:
     machine = Machine(0.0001, {n: 0.0004 * n for n in (1, 2, 4, 6)})
 
-    assert fit(machine.run, FitPlan(max_items=6, min_s=0.1, max_s=10.0)).max_items == 6
+    assert fit(machine.run, FitPlan(max_items=6, min_s=0.1, max_s=10.0, budget_s=0.16)).max_items == 6
 
 
 @pytest.mark.parametrize("speed", [0.001, 0.02, 0.5])
 def test_fit_keeps_near_its_budget(speed: float) -> None:
     """A slow model is measured with few runs, and not batched beyond what was measured."""
     machine = Machine(0.001, {n: speed * n for n in (1, 2, 4, 8)})
-    plan = FitPlan(max_items=8, min_s=0.1, max_s=10.0)
+    plan = FitPlan(max_items=8, min_s=0.1, max_s=10.0, budget_s=0.16)
 
     model = fit(machine.run, plan)
 
@@ -105,7 +105,7 @@ def test_fit_of_a_fixed_length_model_needs_no_second_length() -> None:
     """Where shortest and longest are the same, there is no slope to find."""
     machine = Machine(0.001, {1: 0.002, 2: 0.003})
 
-    model = fit(machine.run, FitPlan(max_items=2, min_s=1.0, max_s=1.0))
+    model = fit(machine.run, FitPlan(max_items=2, min_s=1.0, max_s=1.0, budget_s=0.16))
 
     assert model.cost(1, 1.0) == pytest.approx(0.003, rel=1e-2)
     assert model.cost(2, 1.0) == pytest.approx(0.004, rel=1e-2)
