@@ -51,6 +51,8 @@ class Gate:
         self._per_byte_s: dict[str, float] = {}
         self._bytes: dict[str, float] = {}
         self._pace = _Pace(workers)
+        self._gone_s = 0.0
+        """What all that have left had of the workers."""
 
     @contextmanager
     def enter(
@@ -83,8 +85,10 @@ class Gate:
         try:
             yield receipt
         finally:
-            self._pace.note(clock(), turn.spent_s, is_busy=len(self._inside) > 2 * self._workers)
+            done_s = self._gone_s + sum(one.turn.spent_s for one in self._inside)
+            self._pace.note(clock(), done_s, is_busy=len(self._inside) > 2 * self._workers)
             self._inside.discard(inside)
+            self._gone_s += turn.spent_s
             if receipt.received_bytes and turn.spent_s:
                 self._learn(kind, receipt.received_bytes, turn.spent_s)
 
@@ -113,18 +117,18 @@ class _Pace:
         self.seconds_a_second = float(workers)
         self._workers = workers
         self._done_s = self._busy_s = 0.0
-        self._last: float | None = None
+        self._last: tuple[float, float] | None = None
 
     def wall_s(self, work_s: float) -> float:
         """Seconds by the clock for so many of work."""
         return work_s / self.seconds_a_second
 
-    def note(self, now: float, done_s: float, *, is_busy: bool) -> None:
-        """A request has left that had *done_s* of the workers' time."""
+    def note(self, now: float, total_s: float, *, is_busy: bool) -> None:
+        """A request leaves; *total_s* is what the workers ever gave to all, those still inside among them."""
         if is_busy and self._last is not None:
-            gone_s = now - self._last
+            gone_s, done_s = now - self._last[0], total_s - self._last[1]
             kept = math.exp(-gone_s / PACE_S)
             self._done_s, self._busy_s = self._done_s * kept + done_s, self._busy_s * kept + gone_s
             if self._busy_s > PACE_S / 4:
                 self.seconds_a_second = min(max(self._done_s / self._busy_s, LEAST_PACE * self._workers), self._workers)
-        self._last = now if is_busy else None
+        self._last = (now, total_s) if is_busy else None

@@ -100,23 +100,39 @@ def test_work_that_is_done_is_no_longer_ahead() -> None:
 def test_the_pace_that_is_reached_counts_not_the_number_of_workers() -> None:
     """Two workers that get through one second of work a second make everybody wait twice as long."""
     gate, clock = learned(workers=2, queue_s=5.0, each_s=0.1)
-    inside: list[ExitStack] = []
+    inside: list[tuple[ExitStack, Turn]] = []
     for _ in range(200):
         while len(inside) < 20:
             one = ExitStack()
             turn = Turn()
             receipt = one.enter_context(gate.enter("/quality", 1000, turn, clock.now))
             receipt.received_bytes = 1000
-            turn.spend(0.1)
-            inside.append(one)
+            inside.append((one, turn))
         clock.advance(0.1)
-        inside.pop(0).close()
-    for one in inside:
+        one, turn = inside.pop(0)
+        turn.spend(0.1)
+        one.close()
+    for one, turn in inside:
         clock.advance(0.1)
+        turn.spend(0.1)
         one.close()
 
     with ExitStack() as held:
         assert 45 <= let_in(gate, clock, held) <= 60
+
+
+def test_progress_of_long_ones_counts_though_they_do_not_leave() -> None:
+    """Beside ten hour-long files only short ones leave: that is no sign of a slow machine."""
+    gate, clock = learned(workers=2, queue_s=5.0, each_s=0.01)
+    long_ones = [Turn(flow=number) for number in range(10)]
+    with ExitStack() as held:
+        for turn in long_ones:
+            held.enter_context(gate.enter("/quality", 100_000_000, turn, clock.now))
+        for number in range(100):
+            with gate.enter("/quality", 1000, Turn(flow=100 + number), clock.now):
+                clock.advance(0.1)
+                for turn in long_ones:
+                    turn.spend(0.02)
 
 
 @given(st.lists(st.tuples(st.integers(1, 10**8), st.floats(1e-4, 10.0)), max_size=30), st.integers(0, 10**9))
