@@ -17,6 +17,7 @@ from service.values import Turn
 PACE_S = 2.0
 """Over which the pace is measured."""
 LEAST_PACE = 0.2
+LONG_S = 1.0
 LEARNING = 0.05
 """How much the newest request counts."""
 TURN_S = 0.25
@@ -85,10 +86,12 @@ class Gate:
         try:
             yield receipt
         finally:
-            done_s = self._gone_s + sum(one.turn.spent_s for one in self._inside)
-            self._pace.note(clock(), done_s, is_busy=len(self._inside) > 2 * self._workers)
+            is_busy = len(self._inside) > 2 * self._workers
             self._inside.discard(inside)
             self._gone_s += turn.spent_s
+            # What is half done counts for long ones only: of short ones it may yet come to nothing.
+            under_way_s = sum(one.turn.spent_s for one in self._inside if one.needs_s > LONG_S)
+            self._pace.note(clock(), self._gone_s + under_way_s, is_busy=is_busy)
             if receipt.received_bytes and turn.spent_s:
                 self._learn(kind, receipt.received_bytes, turn.spent_s)
 

@@ -123,7 +123,7 @@ def test_the_pace_that_is_reached_counts_not_the_number_of_workers() -> None:
 
 def test_progress_of_long_ones_counts_though_they_do_not_leave() -> None:
     """Beside ten hour-long files only short ones leave: that is no sign of a slow machine."""
-    gate, clock = learned(workers=2, queue_s=5.0, each_s=0.01)
+    gate, clock = learned(workers=2, queue_s=5.0, each_s=0.01)  # so a long one needs a thousand seconds
     long_ones = [Turn(flow=number) for number in range(10)]
     with ExitStack() as held:
         for turn in long_ones:
