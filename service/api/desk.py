@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service.api.doors import AdminDoor, Door
-from service.api.gate import Gate
+from service.api.gate import Gate, Stay
 from service.api.multipart import UploadedFile
 from service.api.problems import logged_problem
 from service.api.trace import note, request_id_of
@@ -74,10 +74,11 @@ class Desk:
             turn = Turn(deadline, caller, next(_flows), _is_bulk(request))
             limits = _upload_limits(self.settings)
             length = announced_bytes(request, limits)
-            with self.gate.enter(request.url.path, length, turn, self.bench.clock.now) as receipt:
+            with self.gate.enter(request.url.path, length, turn, self.bench.clock.now) as stay:
                 async with receive_upload(request, limits, self.memory) as upload:
-                    yield Visit(self, request, upload.files, upload.is_form, turn)
-                    receipt.received_bytes = sum(len(file.body) for file in upload.files)
+                    stay.arrived(sum(len(file.body) for file in upload.files))
+                    yield Visit(self, request, upload.files, upload.is_form, turn, stay)
+                    stay.is_answered = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +90,7 @@ class Visit:
     files: list[UploadedFile]
     is_form: bool
     turn: Turn
+    stay: Stay
 
     @property
     def request_id(self) -> str:

@@ -18,6 +18,8 @@ PACE_S = 2.0
 """Over which the pace is measured."""
 LEAST_PACE = 0.2
 LONG_S = 1.0
+GRACE_S = 1.0
+"""A body that takes longer to come is not ahead of anybody until it is there."""
 LEARNING = 0.05
 """How much the newest request counts."""
 TURN_S = 0.25
@@ -28,13 +30,31 @@ LONGEST_RETRY_S = 60.0
 
 
 @dataclass(eq=False, slots=True)
-class _Inside:
+class Stay:
+    """One request that was let in, from its head to the end of its answer.
+
+    Attributes:
+        is_streaming: its answer goes out while it is made, so from now on its own client sets the pace.
+        is_answered: to its end; what was not teaches nothing of what a request takes.
+    """
+
     turn: Turn
     needs_s: float
+    since: float
+    per_byte_s: float
+    received_bytes: int | None = None
+    is_streaming: bool = False
+    is_answered: bool = False
 
-    @property
-    def left_s(self) -> float:
-        return max(0.0, self.needs_s - self.turn.spent_s)
+    def arrived(self, received_bytes: int) -> None:
+        """The body is there: what it needs goes by what came, not by what was announced."""
+        self.received_bytes = received_bytes
+        self.needs_s = received_bytes * self.per_byte_s
+
+    def left_s(self, now: float) -> float:
+        """Seconds of work that it will still take from others; none while it waits for its own client."""
+        waits_for_client = self.received_bytes is None and now - self.since > GRACE_S
+        return 0.0 if waits_for_client or self.is_streaming else max(0.0, self.needs_s - self.turn.spent_s)
 
 
 class Gate:
@@ -48,7 +68,7 @@ class Gate:
     def __init__(self, workers: int, queue_s: float) -> None:
         self._workers = workers
         self._queue_s = queue_s
-        self._inside: set[_Inside] = set()
+        self._inside: set[Stay] = set()
         self._per_byte_s: dict[str, float] = {}
         self._bytes: dict[str, float] = {}
         self._pace = _Pace(workers)
@@ -58,7 +78,7 @@ class Gate:
     @contextmanager
     def enter(
         self, kind: str, announced_bytes: int | None, turn: Turn, clock: Callable[[], float]
-    ) -> Iterator[_Receipt]:
+    ) -> Iterator[Stay]:
         """Let a request in until the context is left.
 
         Args:
@@ -69,31 +89,31 @@ class Gate:
         Raises:
             Overloaded: it would wait longer than the queue may be, or than its deadline allows.
         """
-        size = self._bytes.get(kind, 0.0) if announced_bytes is None else announced_bytes
-        needs_s = size * self._per_byte_s.get(kind, 0.0)
-        left_s = [one.left_s for one in self._inside]
+        now, per_byte_s = clock(), self._per_byte_s.get(kind, 0.0)
+        needs_s = per_byte_s * (self._bytes.get(kind, 0.0) if announced_bytes is None else announced_bytes)
+        left_s = [one.left_s(now) for one in self._inside]
         # All are served in turns: what begins waits for a turn of each, what ends for as much as it needs itself.
         wait_s = self._pace.wall_s(sum(min(left, TURN_S) for left in left_s))
         end_s = self._pace.wall_s(MARGIN * sum(min(left, needs_s + TURN_S) for left in left_s)) + needs_s
-        excess_s = max(wait_s - self._queue_s, clock() + end_s - turn.deadline)
-        if excess_s > 0 and self._inside:
+        excess_s = max(wait_s - self._queue_s, now + end_s - turn.deadline)
+        if excess_s > 0 and any(left_s):
             raise Overloaded(
                 f"The work of {len(self._inside)} requests is ahead: about {wait_s:.1f} s.",
                 retry_after_s=min(max(1.0, excess_s), LONGEST_RETRY_S),
             )
-        inside, receipt = _Inside(turn, needs_s), _Receipt()
-        self._inside.add(inside)
+        stay = Stay(turn, needs_s, now, per_byte_s)
+        self._inside.add(stay)
         try:
-            yield receipt
+            yield stay
         finally:
             is_busy = len(self._inside) > 2 * self._workers
-            self._inside.discard(inside)
+            self._inside.discard(stay)
             self._gone_s += turn.spent_s
             # What is half done counts for long ones only: of short ones it may yet come to nothing.
             under_way_s = sum(one.turn.spent_s for one in self._inside if one.needs_s > LONG_S)
             self._pace.note(clock(), self._gone_s + under_way_s, is_busy=is_busy)
-            if receipt.received_bytes and turn.spent_s:
-                self._learn(kind, receipt.received_bytes, turn.spent_s)
+            if stay.is_answered and stay.received_bytes and turn.spent_s:
+                self._learn(kind, stay.received_bytes, turn.spent_s)
 
     def _learn(self, kind: str, received_bytes: int, spent_s: float) -> None:
         """Sums rather than ratios are smoothed: many tiny requests must not outvote the ones that cost."""
@@ -103,13 +123,6 @@ class Gate:
             return
         self._bytes[kind] += LEARNING * (received_bytes - self._bytes[kind])
         self._per_byte_s[kind] = (seen_s + LEARNING * (spent_s - seen_s)) / self._bytes[kind]
-
-
-@dataclass(slots=True)
-class _Receipt:
-    """Filled in by who read the body and had it answered; what was not answered teaches nothing."""
-
-    received_bytes: int = 0
 
 
 class _Pace:

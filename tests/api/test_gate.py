@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import pytest
 from hypothesis import given
@@ -19,9 +19,10 @@ def learned(workers: int = 2, queue_s: float = 5.0, each_s: float = 0.1, size: i
     gate, clock = Gate(workers, queue_s), ManualClock()
     for _ in range(50):
         turn = Turn()
-        with gate.enter("/quality", size, turn, clock.now) as receipt:
+        with gate.enter("/quality", size, turn, clock.now) as stay:
+            stay.arrived(size)
             turn.spend(each_s)
-            receipt.received_bytes = size
+            stay.is_answered = True
         clock.advance(each_s)
     return gate, clock
 
@@ -105,8 +106,9 @@ def test_the_pace_that_is_reached_counts_not_the_number_of_workers() -> None:
         while len(inside) < 20:
             one = ExitStack()
             turn = Turn()
-            receipt = one.enter_context(gate.enter("/quality", 1000, turn, clock.now))
-            receipt.received_bytes = 1000
+            stay = one.enter_context(gate.enter("/quality", 1000, turn, clock.now))
+            stay.arrived(1000)
+            stay.is_answered = True
             inside.append((one, turn))
         clock.advance(0.1)
         one, turn = inside.pop(0)
@@ -127,7 +129,7 @@ def test_progress_of_long_ones_counts_though_they_do_not_leave() -> None:
     long_ones = [Turn(flow=number) for number in range(10)]
     with ExitStack() as held:
         for turn in long_ones:
-            held.enter_context(gate.enter("/quality", 100_000_000, turn, clock.now))
+            held.enter_context(gate.enter("/quality", 100_000_000, turn, clock.now)).arrived(100_000_000)
         for number in range(100):
             with gate.enter("/quality", 1000, Turn(flow=100 + number), clock.now):
                 clock.advance(0.1)
@@ -140,9 +142,53 @@ def test_whatever_came_before_the_gate_is_empty_again(requests: list[tuple[int, 
     gate, clock = Gate(2, 5.0), ManualClock()
     for received, seconds in requests:
         turn = Turn()
-        with gate.enter("/quality", received, turn, clock.now) as receipt:
+        with gate.enter("/quality", received, turn, clock.now) as stay:
+            stay.arrived(received)
             turn.spend(seconds)
-            receipt.received_bytes = received
+            stay.is_answered = True
 
     with gate.enter("/quality", size, Turn(), clock.now):
         pass
+
+
+def test_bodies_that_do_not_come_close_the_gate_for_nobody() -> None:
+    """Announcing much and sending nothing must not be a way to keep others out."""
+    gate, clock = learned(workers=2, queue_s=5.0, each_s=0.1)
+    with ExitStack() as held:
+        for number in range(200):
+            with suppress(Overloaded):
+                held.enter_context(gate.enter("/quality", 256 << 20, Turn(flow=number), clock.now))
+        clock.advance(2.0)
+
+        held.enter_context(gate.enter("/quality", 1000, Turn(), clock.now))
+
+
+def test_answers_that_are_not_read_close_the_gate_for_nobody() -> None:
+    gate, clock = learned(workers=2, queue_s=5.0, each_s=0.1)
+    with ExitStack() as held:
+        for number in range(200):
+            with suppress(Overloaded):
+                stay = held.enter_context(gate.enter("/quality", 1_000_000, Turn(flow=number), clock.now))
+                stay.arrived(1_000_000)
+                stay.is_streaming = True
+
+        held.enter_context(gate.enter("/quality", 1000, Turn(), clock.now))
+
+
+def test_what_came_counts_and_not_what_was_announced() -> None:
+    gate, clock = learned(workers=1, queue_s=1.0, each_s=0.1)
+    with ExitStack() as held:
+        for number in range(4):
+            held.enter_context(gate.enter("/quality", 100_000, Turn(flow=number), clock.now)).arrived(10)
+
+        held.enter_context(gate.enter("/quality", 1000, Turn(), clock.now))
+
+
+def test_requests_whose_bodies_came_stay_counted_while_they_wait() -> None:
+    gate, clock = learned(workers=1, queue_s=1.0, each_s=0.1)
+    with ExitStack() as held:
+        for number in range(11):
+            held.enter_context(gate.enter("/quality", 1000, Turn(flow=number), clock.now)).arrived(1000)
+        clock.advance(60.0)
+
+        assert let_in(gate, clock, held) <= 1

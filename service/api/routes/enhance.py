@@ -86,6 +86,7 @@ async def _streamed(visit: Visit, query: EnhanceQuery, held: AsyncExitStack) -> 
     first = await anext(events)
     headers = _headers(file, encode.suffix, model)
     parts = _encoded(visit, first, events, encode)
+    visit.stay.is_streaming = True
     return StreamedAnswer(parts, encode.media_type, held.pop_all(), headers)
 
 

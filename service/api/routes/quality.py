@@ -43,6 +43,7 @@ async def quality(request: Request, query: Annotated[QualityQuery, Query()]) -> 
         if wanted == NDJSON:
             lines = _lines(visit, visit.only_file, query)
             first = await anext(lines)
+            visit.stay.is_streaming = True
             return StreamedAnswer(_after(first, lines), NDJSON, held.pop_all())
         if wanted == JSON:
             return await visit.answer(partial(_one, visit, query))
