@@ -137,7 +137,7 @@ class RetryLater(EarmarkError):
 
 class ShareUsedUp(RetryLater):
     code = "share-used-up"
-    title = "This key's share is used up"
+    title = "This caller's share is used up"
 
 
 class Unavailable(RetryLater):

@@ -99,7 +99,8 @@ PROBLEMS: tuple[ProblemKind, ...] = (
     ProblemKind(
         errors.ShareUsedUp,
         429,
-        "This key has as many requests in flight as it may; `Retry-After` says when to try again.",
+        "This caller has as many requests in flight as it may, or holds its part of the queue while others wait; "
+        "`Retry-After` says when to try again.",
     ),
     ProblemKind(EarmarkError, 500, "The request failed for a reason that has no code of its own."),
     ProblemKind(InternalFault, 500, "A bug of ours. The request id finds it in the log."),

@@ -162,3 +162,27 @@ def test_an_unknown_setting_stops_the_start() -> None:
 
     assert code == 2
     assert "EARMARK_PROT" in log
+
+
+@pytest.mark.parametrize("priority", ["interactive", "bulk", "Bulk"])
+def test_a_priority_changes_no_answer(client: httpx.Client, priority: str) -> None:
+    usual = client.post("/quality", content=BODY, headers=KEY).json()
+    given = client.post("/quality", content=BODY, headers=KEY | {"Earmark-Priority": priority})
+
+    assert given.status_code == 200
+    assert given.json()["score"] == usual["score"]
+
+
+@pytest.mark.parametrize("priority", ["urgent", "", "1"])
+def test_a_priority_that_there_is_not_is_refused(client: httpx.Client, priority: str) -> None:
+    refusal = problem(
+        client.post("/quality", content=BODY, headers=KEY | {"Earmark-Priority": priority}), 400, "bad-request"
+    )
+
+    assert refusal["supported"] == ["interactive", "bulk"]
+
+
+def test_the_priority_is_in_the_document(client: httpx.Client) -> None:
+    named = client.get("/openapi.json").json()["paths"]["/quality"]["post"]["parameters"]
+
+    assert "Earmark-Priority" in {parameter["name"] for parameter in named}

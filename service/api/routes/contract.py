@@ -42,7 +42,14 @@ HEADERS: list[dict[str, Any]] = [
         "required": False,
         "description": "Milliseconds after which the answer is of no use; never more than the service's own limit.",
         "schema": {"type": "integer", "minimum": 1, "maximum": 999_999_999_999},
-    }
+    },
+    {
+        "name": "Earmark-Priority",
+        "in": "header",
+        "required": False,
+        "description": "`bulk` waits for all that is not, and gets a small part of the machine meanwhile.",
+        "schema": {"type": "string", "enum": ["interactive", "bulk"], "default": "interactive"},
+    },
 ]
 
 LISTEN_PROBLEMS = responses_for(
