@@ -39,12 +39,19 @@ class Plan:
     clip: float = 5.0
     seed: int = 0
     validate_every: int = 1
+    falls: tuple[int, float] | None = None
+    """Instead of the cosine: every so many epochs the rate is multiplied by this (StepLR)."""
+    patience: int | None = None
+    """Epochs without a better `score` after which the run ends (early stopping)."""
 
     def rate_at(self, step: int) -> float:
-        """Linear warm-up, then half a cosine down to `floor` of the peak."""
+        """Linear warm-up, then half a cosine down to `floor` of the peak, or falls by steps."""
         warm_up, last = self.warm_up_epochs * self.steps_per_epoch, self.epochs * self.steps_per_epoch
         if step < warm_up:
             return self.rate * (step + 1) / (warm_up + 1)
+        if self.falls is not None:
+            every, factor = self.falls
+            return float(self.rate * factor ** (step // self.steps_per_epoch // every))
         done = (step - warm_up) / max(1.0, last - warm_up)
         return self.rate * (self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
 
@@ -86,6 +93,8 @@ def fit(
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(plan.average), use_buffers=True)
     first, history = _resume(folder / "last.pt", model, average, optimiser)
     for epoch in range(first, min(plan.epochs, stop_after or plan.epochs)):
+        if plan.patience is not None and _since_best(history) >= plan.patience:
+            break
         chance = seed(plan.seed * 1_000_003 + epoch)
         mean_loss = _epoch(model, average, optimiser, batches(chance), loss, plan, epoch)
         row: dict[str, float] = {"epoch": epoch + 1, "loss": mean_loss}
@@ -124,6 +133,12 @@ def _epoch(
         losses.append(value.item())
         bar.set_postfix(loss=f"{np.mean(losses):.4f}")
     return float(np.mean(losses))
+
+
+def _since_best(history: list[dict[str, float]]) -> int:
+    """Epochs since the best score; 0 where there is none yet."""
+    scored = [(row["score"], -place) for place, row in enumerate(history) if "score" in row]
+    return len(history) - 1 + max(scored)[1] if scored else 0
 
 
 def _resume(

@@ -11,7 +11,7 @@ from tests.training.made_audio import RATE_HZ, made_corpus, voice
 
 pytest.importorskip("pesq")
 
-from training.quality.labels import BINS, CLIP, LEAST, MOST, Clips, Maker, bin_of, fill, score
+from training.quality.labels import BINS, LEAST, LONGEST, MOST, Clips, Maker, bin_of, fill, score
 
 
 @pytest.fixture(scope="module")
@@ -31,30 +31,41 @@ def test_clips_hold_their_samples_and_facts(whole: Clips) -> None:
     again = Clips(whole.samples_path.parent, "train")
 
     assert again.facts == whole.facts
-    assert whole.waveforms().shape == (6, CLIP)
-    for row, length in zip(whole.waveforms(), whole.lengths(), strict=True):
-        assert 2 * RATE_HZ <= length <= CLIP
-        assert np.abs(row[:length]).max() > 1000
-        assert not row[length:].any()
+    assert len(whole.waveforms()) == len(whole.curves()) == 6
+    for row, curve, fact in zip(whole.waveforms(), whole.curves(), whole.facts, strict=True):
+        assert 2 * RATE_HZ <= len(row) == fact.length <= LONGEST
+        assert np.abs(row).max() > 1000
+        assert len(curve) == len(row) // 256 + 1
+        assert curve.astype(float).mean() == pytest.approx(fact.label, abs=0.01)
     assert ((whole.labels() >= LEAST) & (whole.labels() <= MOST)).all()
 
 
-@pytest.mark.parametrize(("lost_samples", "lost_characters"), [(0, 0), (CLIP, 0), (5000, 30), (0, 5), (-100, 0)])
+@pytest.mark.parametrize(("lost_samples", "lost_characters"), [(0, 0), (20000, 0), (5000, 30), (0, 5), (-100, 0)])
 def test_a_killed_run_goes_on_to_the_same_clips(
     maker: Maker, whole: Clips, tmp_path: Path, lost_samples: int, lost_characters: int
 ) -> None:
     fill(Clips(tmp_path, "train"), maker, 3, "train")
-    samples, facts = tmp_path / "train.i16", tmp_path / "train.jsonl"
+    samples, facts, curves = (tmp_path / name for name in ("train.i16", "train.jsonl", "train.curves.f16"))
+    held = samples.stat().st_size
     samples.write_bytes(samples.read_bytes() + b"\1" * max(-2 * lost_samples, 0))
+    curves.write_bytes(curves.read_bytes() + b"\1" * 7)
     if lost_samples > 0 or lost_characters:
         # A kill between the samples and the end of their line: the samples are there in part, the line is not whole.
-        samples.write_bytes(samples.read_bytes()[: 3 * CLIP * 2 - lost_samples * 2])
+        samples.write_bytes(samples.read_bytes()[: held - lost_samples * 2])
         facts.write_text(facts.read_text()[: -max(lost_characters, 1)])
 
     fill(Clips(tmp_path, "train"), maker, 6, "train")
 
     assert facts.read_text() == whole.facts_path.read_text()
     assert samples.read_bytes() == whole.samples_path.read_bytes()
+    assert curves.read_bytes() == whole.curves_path.read_bytes()
+
+
+def test_several_processes_make_the_same_clips(maker: Maker, whole: Clips, tmp_path: Path) -> None:
+    fill(Clips(tmp_path, "train"), maker, 6, "train", jobs=2)
+
+    assert (tmp_path / "train.jsonl").read_text() == whole.facts_path.read_text()
+    assert (tmp_path / "train.i16").read_bytes() == whole.samples_path.read_bytes()
 
 
 def test_a_full_bin_refuses_more(maker: Maker, tmp_path: Path) -> None:

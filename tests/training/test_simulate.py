@@ -259,7 +259,7 @@ def test_references_share_level_and_length_and_are_varied(recipe: tuple[Voices, 
     assert all(reference.waveform.shape == (20000,) for reference in varied)
     assert all(active_rms(reference.waveform, RATE_HZ) == pytest.approx(LEVEL, rel=0.02) for reference in varied)
     assert all(active_share(reference.waveform, RATE_HZ) > 0.3 for reference in varied)
-    assert len({reference.parameters["speed"] for reference in varied}) == 8
+    assert len({reference.parameters["speed"] for reference in varied}) >= 7
     assert plain.parameters == {"speed": 1.0, "floor_db": 66.0}
     assert {reference.group for reference in varied} == {"train0", "train1"}
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -14,10 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from training.quality.labels import CLIP, Clips
-from training.quality.model import BINS, HOP, RATE_HZ, LogSpectrum
+from training.quality.labels import Clips, cut
+from training.quality.model import BINS, RATE_HZ, LogSpectrum
 
-FRAMES = CLIP // HOP + 1
 KNOTS = 9
 LOWEST = -2.0
 """What the front end says of digital silence."""
@@ -25,55 +25,61 @@ LOWEST = -2.0
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """`spectra` [clips, frames, 257] float16, the true frames, labels and each clip's mean powers [clips, 257]."""
+    """Of each clip: `spectra` [frames, 257] float16, the true frames, label, mean powers [257] and curve [frames]."""
 
-    spectra: NDArray[np.float16]
+    spectra: list[NDArray[np.float16]]
     counts: NDArray[np.int64]
     labels: NDArray[np.float32]
     powers: NDArray[np.float32]
+    curves: list[NDArray[np.float16]]
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def batch(self, rows: NDArray[np.int64], responses_db: NDArray[np.float32] | None = None) -> tuple[Tensor, ...]:
-        """Features, counts and labels of *rows*, heard through *responses_db* [rows, 257] where given."""
+        """Features, counts, labels and curves of *rows*, heard through *responses_db* [rows, 257] where given."""
         counts = self.counts[rows]
-        spectra = self.spectra[rows, : counts.max()].astype(np.float32)
+        spectra = np.zeros((len(rows), int(counts.max()), BINS), np.float32)
+        curves = np.zeros(spectra.shape[:2], np.float32)
+        for place, row in enumerate(rows.tolist()):
+            spectra[place, : counts[place]] = self.spectra[row]
+            curves[place, : counts[place]] = self.curves[row]
         if responses_db is not None:
             spectra = respond(spectra, self.powers[rows], responses_db)
-        return torch.from_numpy(spectra), torch.from_numpy(counts), torch.from_numpy(self.labels[rows])
+        return (
+            torch.from_numpy(spectra), torch.from_numpy(counts), torch.from_numpy(self.labels[rows]),
+            torch.from_numpy(curves),
+        )  # fmt: skip
 
 
 def open_features(clips: Clips, folder: Path, split: str) -> Features:
     """The features of *clips*, computed for those that `folder` does not hold yet."""
     folder.mkdir(parents=True, exist_ok=True)
     spectra_path, powers_path = folder / f"{split}.features.f16", folder / f"{split}.powers.f32"
-    size = FRAMES * BINS * 2
-    done = spectra_path.stat().st_size // size if spectra_path.exists() and powers_path.exists() else 0
-    done = min(done, powers_path.stat().st_size // (BINS * 4) if done else 0)
-    count = len(clips.facts)
+    count, frames = len(clips.facts), clips.frames()
+    ends = np.concatenate([[0], np.cumsum(frames)])
+    done = min(_held(powers_path, BINS * 4), int(np.searchsorted(ends, _held(spectra_path, BINS * 2), "right")) - 1)
     if done < count:
         with spectra_path.open("ab") as spectra_file, powers_path.open("ab") as powers_file:
-            spectra_file.truncate(done * size)
+            spectra_file.truncate(int(ends[done]) * BINS * 2)
             powers_file.truncate(done * BINS * 4)
             _extend(clips, done, spectra_file, powers_file, split)
-    spectra = np.memmap(spectra_path, dtype=np.float16, mode="r", shape=(count, FRAMES, BINS))
     powers = np.fromfile(powers_path, np.float32, count * BINS).reshape(count, BINS)
-    return Features(spectra, clips.lengths() // HOP + 1, clips.labels(), powers)
+    return Features(cut(spectra_path, np.float16, frames, BINS), frames, clips.labels(), powers, clips.curves())
 
 
-def _extend(clips: Clips, first: int, spectra_file: object, powers_file: object, split: str) -> None:
-    front, waveforms, lengths = LogSpectrum(), clips.waveforms(), clips.lengths()
-    starts = range(first, len(lengths), 16)
-    for row in tqdm(starts, desc=f"features {split}", unit="batch", leave=False, mininterval=5.0):
-        part = slice(row, row + 16)
+def _held(path: Path, size: int) -> int:
+    return path.stat().st_size // size if path.exists() else 0
+
+
+def _extend(clips: Clips, first: int, spectra_file: BinaryIO, powers_file: BinaryIO, split: str) -> None:
+    front, waveforms = LogSpectrum(), clips.waveforms()
+    for row in tqdm(range(first, len(waveforms)), desc=f"features {split}", unit="clip", leave=False, mininterval=5.0):
+        heard = torch.from_numpy(waveforms[row].astype(np.float32) / 32768)
         with torch.no_grad():
-            heard = torch.from_numpy(waveforms[part].astype(np.float32) / 32768)
-            spectra, counts = front(heard, torch.from_numpy(lengths[part]))
-        mask = (torch.arange(FRAMES) < counts.unsqueeze(1)).unsqueeze(2)
-        powers = (10 ** (3 * spectra - 4) * mask).sum(1) / counts.unsqueeze(1)
+            spectra = front(heard[None], torch.tensor([len(heard)]))[0][0]
         spectra.numpy().astype(np.float16).tofile(spectra_file)
-        powers.numpy().astype(np.float32).tofile(powers_file)
+        (10 ** (3 * spectra - 4)).mean(0).numpy().astype(np.float32).tofile(powers_file)
 
 
 def respond(

@@ -40,9 +40,7 @@ def measure(samples: Mono) -> NDArray[np.float64]:
 
 def measure_all(clips: Clips, count: int) -> NDArray[np.float64]:
     """`measure` of the first *count* clips, shaped (count, 10)."""
-    waveforms, lengths = clips.waveforms()[:count], clips.lengths()
-    heard = (row[:size].astype(np.float32) / 32768 for row, size in zip(waveforms, lengths, strict=False))
-    return np.array([measure(samples) for samples in heard])
+    return np.array([measure(samples.astype(np.float32) / 32768) for samples in clips.waveforms()[:count]])
 
 
 def fit_line(train: NDArray[np.float64], labels: NDArray[np.float32], test: NDArray[np.float64]) -> NDArray[np.float64]:

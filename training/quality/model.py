@@ -194,6 +194,24 @@ def _bands(count: int) -> nn.Linear:
 
 
 def loss(scores: Tensor, frames: Tensor, counts: Tensor, labels: Tensor, anchor: float = 4.5) -> Tensor:
-    """Squared error of the clip, and of each frame weighted 10^(label - anchor): clean clips are clean throughout."""
+    """Squared error of the clip, and of each frame weighted 10^(label - anchor): clean clips are clean throughout.
+
+    The frame constraint of Fu et al. (2018); *anchor* 5 gives the curve more freedom.
+    """
     per_frame = masked_mean((frames - labels.unsqueeze(1)) ** 2, counts)
     return ((scores - labels) ** 2 + 10.0 ** (labels - anchor) * per_frame).mean()
+
+
+def curve_loss(
+    scores: Tensor, frames: Tensor, counts: Tensor, labels: Tensor, curves: Tensor, weight: float = 0.5
+) -> Tensor:
+    """Squared error of the clip, and of each frame against where the damage is heard.
+
+    Args:
+        curves: [batch, time] at the frames of the features, see `training.quality.perceptual.curve`.
+    """
+    step = -(-curves.shape[1] // frames.shape[1])
+    # Value i of a net that thins out by `step` speaks for the frames around i * step.
+    padded = nn.functional.pad(curves.unsqueeze(1), [step // 2, step], mode="replicate")
+    wanted = nn.functional.avg_pool1d(padded, step)[:, 0, : frames.shape[1]]
+    return ((scores - labels) ** 2 + weight * masked_mean((frames - wanted) ** 2, counts)).mean()

@@ -47,8 +47,8 @@ class _Heard(CalibrationDataReader):  # type: ignore[misc]
 
 
 def _items(clips: Clips) -> Iterator[NDArray[np.float32]]:
-    for waveform, length in zip(clips.waveforms(), clips.lengths(), strict=True):
-        yield waveform[:length].astype(np.float32) / 32768
+    for waveform in clips.waveforms():
+        yield waveform.astype(np.float32) / 32768
 
 
 def quantize(full: Path, into: Path, clips: Clips) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ from torch import Tensor, nn
 
 from training.loop import Plan, fit, seed
 from training.quality.features import Features, open_features, random_responses
-from training.quality.labels import Clips, labels_folder
-from training.quality.model import QualityNet, Shape, loss
+from training.quality.labels import Clips, Fact, bin_of, labels_folder
+from training.quality.model import QualityNet, Shape, curve_loss, loss
+from training.simulate.recipe import FAMILIES
 
 BATCH = 32
 SHELF = 20
@@ -41,7 +43,7 @@ def predict(model: nn.Module, features: Features, rows: NDArray[np.int64] | None
     scores = []
     with torch.no_grad():
         for first in range(0, len(wanted), BATCH):
-            spectra, counts, _ = features.batch(wanted[first : first + BATCH])
+            spectra, counts, *_ = features.batch(wanted[first : first + BATCH])
             scores.append(model.judge(spectra, counts)[0].numpy())  # type: ignore[operator]
     return np.concatenate(scores) if scores else np.zeros(0, np.float32)
 
@@ -53,13 +55,16 @@ def agreement(predicted: NDArray[np.floating[Any]], labels: NDArray[np.floating[
 
 
 def batches(
-    features: Features, usable: int, response_db: float, rng: np.random.Generator
+    features: Features, usable: NDArray[np.int64], response_db: float, rng: np.random.Generator, *, even: bool = False
 ) -> Iterator[tuple[Tensor, ...]]:
-    """All of the first *usable* clips once in random order, each through a random response of up to *response_db*.
+    """The *usable* clips once in random order, each through a random response of up to *response_db*.
 
     Clips of a batch are of similar length: what is padded is time lost.
+
+    Args:
+        even: as many draws, but each part of the scale as often as any other.
     """
-    order = rng.permutation(usable)
+    order = rng.choice(usable, len(usable), p=_even(features.labels[usable])) if even else rng.permutation(usable)
     shelves = [shelf[np.argsort(features.counts[shelf], kind="stable")] for shelf in _cut(order, SHELF * BATCH)]
     drawn = [rows for shelf in shelves for rows in _cut(shelf, BATCH) if len(rows) == BATCH]
     for batch in rng.permutation(len(drawn)):
@@ -68,14 +73,30 @@ def batches(
         yield features.batch(np.sort(drawn[batch]), responses)
 
 
+def _even(labels: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Chance of each clip, so that all bins of the scale are drawn alike."""
+    bins = np.array([bin_of(label) for label in labels.tolist()])
+    weights = 1 / np.bincount(bins)[bins]
+    return np.asarray(weights / weights.sum())
+
+
 def _cut(rows: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
     return [rows[first : first + size] for first in range(0, len(rows), size)]
 
 
-def batch_loss(model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
-    spectra, counts, labels = batch
+def batch_loss(model: nn.Module, batch: tuple[Tensor, ...], constraint: str = "curve") -> Tensor:
+    """The loss by name: `curve`, or the frame constraint of Quality-Net with the anchor 4.5 or 5."""
+    spectra, counts, labels, curves = batch
     scores, frames, left = model.judge(spectra, counts)  # type: ignore[operator]
-    return loss(scores, frames, left, labels)
+    if constraint == "curve":
+        return curve_loss(scores, frames, left, labels, curves)
+    return loss(scores, frames, left, labels, float(constraint))
+
+
+def usable_clips(facts: list[Fact], count: int | None, without: list[str]) -> NDArray[np.int64]:
+    """The first *count* clips that were damaged by none of the kinds *without*."""
+    rows = [row for row, fact in enumerate(facts) if not {step["family"] for step in fact.steps} & set(without)]
+    return np.array(rows[:count], np.int64)
 
 
 def load_net(folder: Path) -> tuple[QualityNet, dict[str, Any]]:
@@ -93,11 +114,13 @@ def main(arguments: list[str] | None = None) -> None:
     train, val = open_split(options.runs, "train"), open_split(options.runs, "val")
     folder = options.runs / "quality" / options.name
     folder.mkdir(parents=True, exist_ok=True)
-    settings = _settings(options, min(options.clips or len(train), len(train)), folder)
-    usable = settings["clips"]
+    facts = Clips(labels_folder(options.runs), "train").facts[: len(train)]
+    settings = _settings(options, len(usable_clips(facts, options.clips, options.without)), folder)
+    usable = usable_clips(facts, settings["clips"], settings["without"])
     plan = Plan(
-        epochs=options.epochs, steps_per_epoch=usable // BATCH, rate=options.rate, warm_up_epochs=0.3, floor=0.01,
-        weight_decay=0.01, average=0.998, seed=options.seed,
+        epochs=options.epochs, steps_per_epoch=len(usable) // BATCH, rate=options.rate, warm_up_epochs=0.3, floor=0.01,
+        weight_decay=0.01, average=0.998, seed=options.seed, patience=options.patience,
+        falls=(options.falls_every, options.falls_by) if options.falls_every else None,
     )  # fmt: skip
     seed(options.seed)
     model = QualityNet(Shape.from_table(settings["shape"]))
@@ -107,7 +130,10 @@ def main(arguments: list[str] | None = None) -> None:
         print(json.dumps({name: round(value, 4) for name, value in figures.items()}), flush=True)
         return figures
 
-    fit(model, lambda rng: batches(train, usable, options.response_db, rng), batch_loss, plan, folder, validate)
+    def drawn(rng: np.random.Generator) -> Iterator[tuple[Tensor, ...]]:
+        return batches(train, usable, options.response_db, rng, even=options.even)
+
+    fit(model, drawn, partial(batch_loss, constraint=options.constraint), plan, folder, validate)
 
 
 def _settings(options: argparse.Namespace, clips: int, folder: Path) -> dict[str, Any]:
@@ -119,7 +145,8 @@ def _settings(options: argparse.Namespace, clips: int, folder: Path) -> dict[str
     shape = Shape(options.bands, options.channels, tuple(options.strides), options.hidden, dropout=options.dropout)
     settings = {
         "shape": shape.table(), "clips": clips, "epochs": options.epochs, "rate": options.rate,
-        "response_db": options.response_db, "seed": options.seed,
+        "response_db": options.response_db, "seed": options.seed, "constraint": options.constraint,
+        "without": options.without,
     }  # fmt: skip
     path.write_text(json.dumps(settings, indent=1) + "\n", "utf-8")
     return settings
@@ -138,6 +165,15 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--strides", type=int, nargs="+", default=[2, 2])
     parser.add_argument("--hidden", type=int, default=64)
     parser.add_argument("--dropout", type=float, default=0.2)
+    parser.add_argument(
+        "--constraint", choices=("curve", "4.5", "5"), default="curve",
+        help="of the frames: the measured curve, or the clip's label weighted 10^(label - 4.5) or 10^(label - 5)",
+    )  # fmt: skip
+    parser.add_argument("--even", action="store_true", help="draw each part of the scale as often as any other")
+    parser.add_argument("--falls-every", type=int, default=0, help="epochs between falls of the rate; 0 for a cosine")
+    parser.add_argument("--falls-by", type=float, default=0.3)
+    parser.add_argument("--patience", type=int, help="end after so many epochs that were not better")
+    parser.add_argument("--without", nargs="*", default=[], choices=FAMILIES, help="kinds of damage to leave out")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args(arguments)
 

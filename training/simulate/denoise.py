@@ -1,11 +1,15 @@
-"""Plain noise reducers: the damage they leave (musical noise, dull or gated speech) is one a score must know.
+"""Noise reducers: the damage they leave (musical noise, dull or gated speech) is one a score must know.
 
 `gate` and `expand` also serve to take the floor off references.
 """
 
 from __future__ import annotations
 
+from functools import cache
+from pathlib import Path
+
 import numpy as np
+import onnxruntime
 import scipy.ndimage
 from numpy.typing import NDArray
 
@@ -65,3 +69,23 @@ def expand(samples: Mono, rate_hz: int, open_db: float = -28.0, shut_db: float =
     centres = (np.arange(len(powers)) + 0.5) * size
     gain_db = np.interp(np.arange(len(samples)), centres, -depth_db * closed)
     return (samples * 10 ** (gain_db / 20)).astype(np.float32)
+
+
+class Enhancer:
+    """A trained enhancer's ONNX export (`waveform`, `lengths` to `enhanced`), opened when it is first used."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __call__(self, samples: Mono) -> Mono:
+        level = max(float(np.abs(samples).max(initial=0.0)), 1e-9) * 2
+        given = {"waveform": (samples / level)[None].astype(np.float32), "lengths": np.array([len(samples)])}
+        enhanced: Mono = _session(self._path).run(["enhanced"], given)[0][0]
+        return enhanced * np.float32(level)
+
+
+@cache
+def _session(path: Path) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])

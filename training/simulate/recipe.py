@@ -28,6 +28,9 @@ FAMILIES = {
 }
 """Shares of the kinds of damage."""
 TWO_IN_A_ROW = 0.25
+IN_PLACES = 0.15
+"""Share of clips whose damage lies in one stretch only."""
+EDGE_S = 0.005
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +63,14 @@ class Recipe:
     rate_hz: int
     noises: Noises
     rooms: Sounds | None = None
+    enhance: Callable[[Mono], Mono] | None = None
+    """A trained enhancer, which damages in ways of its own."""
 
     def damage(self, rng: np.random.Generator, speech: Mono) -> Damaged:
         """*speech* after one random damage, or two of different families."""
         count = 2 if rng.random() < TWO_IN_A_ROW else 1
         families = rng.choice(list(FAMILIES), size=count, replace=False, p=np.array(list(FAMILIES.values())))
+        place = self._place(rng, len(speech)) if rng.random() < IN_PLACES else None
         steps: list[Step] = []
         waveform = speech
         for family in families:
@@ -72,7 +78,15 @@ class Recipe:
                 continue
             waveform, parameters = self.apply(rng, str(family), waveform)
             steps.append(Step(str(family), parameters))
+        if place is not None and steps[0].family != "clean":
+            waveform = _only_there(speech, waveform, *place, round(EDGE_S * self.rate_hz))
+            steps[0].parameters.update(from_s=place[0] / self.rate_hz, to_s=place[1] / self.rate_hz)
         return Damaged(waveform, tuple(steps))
+
+    def _place(self, rng: np.random.Generator, samples: int) -> tuple[int, int]:
+        size = int(samples * rng.uniform(0.1, 0.7))
+        start = int(rng.integers(samples - size))
+        return start, start + size
 
     def apply(self, rng: np.random.Generator, family: str, speech: Mono) -> tuple[Mono, Parameters]:
         """One damage of *family* with random parameters."""
@@ -103,6 +117,10 @@ class Recipe:
 
     def _denoised(self, rng: np.random.Generator, speech: Mono) -> tuple[Mono, Parameters]:
         noisy, parameters = self.noisy(rng, speech, float(rng.uniform(0.0, 40.0)))
+        if self.enhance is not None and rng.random() < 0.4:
+            wet = float(rng.uniform(0.5, 1.0))
+            made = noisy + np.float32(wet) * (self.enhance(noisy) - noisy)
+            return made, parameters | {"reducer": "net", "wet": round(wet, 3)}
         floor = float(np.exp(rng.uniform(np.log(0.02), np.log(0.3))))
         if rng.random() < 0.5:
             over = float(rng.uniform(1.0, 4.0))
@@ -110,6 +128,14 @@ class Recipe:
             return spectral_subtraction(noisy, over, floor), parameters
         smoothing = float(rng.uniform(0.6, 0.98))
         return wiener(noisy, smoothing, floor), parameters | {"reducer": "wiener", "smoothing": round(smoothing, 3)}
+
+
+def _only_there(whole: Mono, damaged: Mono, start: int, end: int, edge: int) -> Mono:
+    """*whole*, with what lies from *start* to *end* from *damaged*."""
+    share = np.zeros(len(whole), np.float32)
+    share[start:end] = 1
+    share = np.convolve(share, np.full(2 * edge + 1, 1 / (2 * edge + 1), np.float32), "same")
+    return (whole + (damaged - whole) * share).astype(np.float32)
 
 
 def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:

@@ -30,6 +30,8 @@ class Preparation:
 
     gated: float = 0.6
     """Probability that noise between and under the words is taken away."""
+    second_voice: float = 0.15
+    """Probability that somebody else speaks the rest."""
     speed: tuple[float, float] = (0.82, 1.22)
     """Played faster by this factor: voice and pace together."""
     response: float = 0.85
@@ -46,7 +48,7 @@ class Preparation:
 
 
 VARIED = Preparation()
-AS_RECORDED = Preparation(0.0, (1.0, 1.0), response=0.0, near_room=0.0, room_tone=0.0, floor_db=(66.0, 66.0))
+AS_RECORDED = Preparation(0.0, 0.0, (1.0, 1.0), response=0.0, near_room=0.0, room_tone=0.0, floor_db=(66.0, 66.0))
 GATED = replace(AS_RECORDED, gated=1.0)
 
 
@@ -84,6 +86,10 @@ class Voices:
         for _ in range(20):
             group = str(rng.choice(list(self._rows), p=self._weights))
             spoken = self._join(rng, group, needed)
+            if preparation.second_voice and rng.random() < preparation.second_voice:
+                other = str(rng.choice(list(self._rows), p=self._weights))
+                change = int(needed * rng.uniform(0.25, 0.75))
+                spoken = np.concatenate([spoken[:change], self._join(rng, other, needed - change)])
             if active_share(spoken, self.rate_hz) >= least_active:
                 break
         waveform, ideal, parameters = prepare(rng, spoken, samples, self.rate_hz, speed, preparation)
