@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from service.audio.windows import mean_squares, window
 from service.values import Samples
 
 WINDOW_S = 0.032
@@ -31,7 +32,7 @@ class Bandwidth:
     def __init__(self, sample_rate: int) -> None:
         self._rate = sample_rate
         self._size = 1 << round(np.log2(WINDOW_S * sample_rate))
-        self._window = np.hanning(self._size).astype(np.float32)
+        self._window = window(self._size)
         self._power = np.zeros(self._size // 2 + 1)
         self._windows = 0
 
@@ -42,7 +43,7 @@ class Bandwidth:
             return
         chosen = slice(None, None, max(1, second // self._size // WINDOWS_A_SECOND))
         windows = slab[:, : count * self._size].reshape(slab.shape[0], count, self._size)[:, chosen]
-        active = windows.var(axis=2) > ACTIVE_POWER
+        active = mean_squares(windows) - windows.mean(axis=2) ** 2 > ACTIVE_POWER
         if active.any():
             spectrum = np.fft.rfft(windows[active] * self._window)
             self._power += (spectrum.real**2 + spectrum.imag**2).sum(axis=0, dtype=np.float64)

@@ -7,6 +7,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from service.audio.windows import mean_squares, window
+
 LOW_RATE = 2000
 WINDOW_S = 2.0
 LEAST_WINDOWS = 3
@@ -30,10 +32,12 @@ class Hum:
         self._fold = max(1, sample_rate // LOW_RATE)
         self._rate = sample_rate / self._fold
         self._size = int(WINDOW_S * self._rate)
-        self._window = np.hanning(self._size).astype(np.float32)
+        self._window = window(self._size)
         self._rest = np.zeros(0, np.float32)
         self._low = np.zeros(0, np.float32)
-        self._sum = np.zeros(self._size // 2 + 1)
+        # Nobody asks for more than what lies around the highest multiple.
+        highest = int((max(MAINS_HZ) * HARMONICS + AROUND_HZ[1]) * self._size / self._rate) + 2
+        self._sum = np.zeros(min(highest, self._size // 2 + 1))
         self._windows = 0
 
     def push(self, mixed: NDArray[np.float32]) -> None:
@@ -61,8 +65,9 @@ class Hum:
 
     def _look(self, windows: NDArray[np.float32]) -> None:
         """Take whole windows, (windows, samples)."""
-        windows = windows[np.mean(windows**2, axis=1) >= DIGITAL_SILENCE]
-        spectrum = np.fft.rfft((windows - windows.mean(axis=1, keepdims=True)) * self._window)
+        windows = windows[mean_squares(windows) >= DIGITAL_SILENCE]
+        centred = (windows - windows.mean(axis=1, keepdims=True)) * self._window
+        spectrum = np.fft.rfft(centred)[:, : len(self._sum)]
         power = (spectrum.real**2 + spectrum.imag**2) * (2 / self._window.sum()) ** 2
         self._sum += 10 / np.log(10) * np.log(power + 1e-18).sum(axis=0, dtype=np.float64)
         self._windows += len(windows)
