@@ -16,10 +16,24 @@ from training.quality import evaluate, export, labels, train  # noqa: E402
 from training.quality.features import Features, open_features, random_responses, respond  # noqa: E402
 from training.quality.hand import fit_line, measure  # noqa: E402
 from training.quality.measures import agreement, area_under_curve, interval, rank_correlation  # noqa: E402
-from training.quality.model import LEAST, MOST, START, LogSpectrum, QualityNet, ServedNet, Shape, loss  # noqa: E402
+from training.quality.model import (  # noqa: E402
+    LEAST,
+    MOST,
+    START,
+    LogSpectrum,
+    QualityNet,
+    ServedNet,
+    Shape,
+    curve_loss,
+    loss,
+    thinned,
+)
 from training.quality.probes import join, run  # noqa: E402
 
-SMALL = [Shape(channels=8, hidden=6), Shape(bands=20, channels=8, hidden=6), Shape(channels=8, strides=(1,), hidden=6)]
+SMALL = [
+    Shape(channels=8, hidden=6), Shape(bands=20, channels=8, hidden=6), Shape(channels=8, strides=(1,), hidden=6),
+    Shape("blstm-attn", channels=8, hidden=6), Shape("cnn", channels=8), Shape("cnn-se", channels=8),
+]  # fmt: skip
 
 
 def net(shape: Shape = SMALL[0]) -> QualityNet:
@@ -40,13 +54,14 @@ def test_an_item_gets_the_same_alone_and_in_a_padded_batch(shape: Shape) -> None
     sizes = torch.tensor([len(item) for item in items])
 
     with torch.no_grad():
-        scores, frames, counts = model(torch.from_numpy(batch), sizes)
+        scores, frames, counts, speech = model(torch.from_numpy(batch), sizes)
         for row, item in enumerate(items):
             alone = model(torch.from_numpy(item)[None], sizes[row : row + 1])
             count = int(alone[2][0])
             assert int(counts[row]) == count == -(-(len(item) // 256 + 1) // shape.step)
             torch.testing.assert_close(scores[row], alone[0][0], atol=1e-5, rtol=0)
             torch.testing.assert_close(frames[row, :count], alone[1][0], atol=1e-5, rtol=0)
+            torch.testing.assert_close(speech[row], alone[3][0], atol=1e-5, rtol=0)
             assert not frames[row, count:].any()
 
 
@@ -62,7 +77,7 @@ def test_the_served_net_answers_as_the_trained_one(shape: Shape) -> None:
         wanted, given = model(torch.from_numpy(batch), sizes), ServedNet(model)(torch.from_numpy(batch), sizes)
 
     for one, other in zip(wanted, given, strict=True):
-        torch.testing.assert_close(other, one, atol=2e-5, rtol=0)
+        torch.testing.assert_close(other, one, atol=5e-5, rtol=0)
 
 
 def test_the_score_is_the_mean_of_the_curve_and_within_the_scale() -> None:
@@ -101,6 +116,24 @@ def test_the_loss_asks_frames_of_clean_clips_to_agree() -> None:
 
     torch.testing.assert_close(wavering, steady)
     assert loss(torch.tensor([3.0]), torch.full((1, 3), 3.0), counts, torch.tensor([3.0])) == 0
+
+
+def test_clips_without_speech_do_not_count_for_the_score() -> None:
+    frames, counts, labels = torch.full((2, 3), 2.0), torch.tensor([3, 3]), torch.tensor([3.0, 0.0])
+    wanted = curve_loss(frames[:1, 0], frames[:1], counts[:1], labels[:1], torch.full((1, 12), 3.0))
+
+    given = curve_loss(frames[:, 0], frames, counts, labels, torch.full((2, 12), 3.0))
+
+    torch.testing.assert_close(given, wanted)
+
+
+def test_a_curve_is_thinned_to_the_steps_of_the_net() -> None:
+    curve = torch.arange(62.0)[None]
+
+    steps = thinned(curve, 16)
+
+    assert steps.shape == (1, 16)
+    torch.testing.assert_close(steps[0, 1:15], 4 * torch.arange(1.0, 15.0) - 0.5)
 
 
 def test_a_response_on_features_is_that_response_on_the_waveform() -> None:
@@ -155,7 +188,8 @@ def made_features(count: int, seed: int) -> Features:
     clips = list(zip(quality.tolist(), counts.tolist(), strict=True))
     spectra = [(one + 0.1 * rng.standard_normal((size, 257))).astype(np.float16) for one, size in clips]
     curves = [np.full(size, 1.2 + 3 * one, np.float16) for one, size in clips]
-    return Features(spectra, counts, 1.2 + 3 * quality, np.ones((count, 257), np.float32), curves)
+    speech = [np.ones(size, np.uint8) for size in counts]
+    return Features(spectra, counts, 1.2 + 3 * quality, np.ones((count, 257), np.float32), curves, speech)
 
 
 def test_the_net_learns(tmp_path: Path) -> None:

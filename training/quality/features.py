@@ -25,30 +25,33 @@ LOWEST = -2.0
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """Of each clip: `spectra` [frames, 257] float16, the true frames, label, mean powers [257] and curve [frames]."""
+    """Of each clip: `spectra` [frames, 257] float16, the true frames, label (0: no speech), mean powers [257], curve
+    [frames], and where it is speech [frames]."""
 
     spectra: list[NDArray[np.float16]]
     counts: NDArray[np.int64]
     labels: NDArray[np.float32]
     powers: NDArray[np.float32]
     curves: list[NDArray[np.float16]]
+    speech: list[NDArray[np.uint8]]
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def batch(self, rows: NDArray[np.int64], responses_db: NDArray[np.float32] | None = None) -> tuple[Tensor, ...]:
-        """Features, counts, labels and curves of *rows*, heard through *responses_db* [rows, 257] where given."""
+        """Features, counts, labels, curves and speech of *rows*, heard through *responses_db* [rows, 257]."""
         counts = self.counts[rows]
         spectra = np.zeros((len(rows), int(counts.max()), BINS), np.float32)
-        curves = np.zeros(spectra.shape[:2], np.float32)
+        curves, speech = np.zeros(spectra.shape[:2], np.float32), np.zeros(spectra.shape[:2], np.float32)
         for place, row in enumerate(rows.tolist()):
             spectra[place, : counts[place]] = self.spectra[row]
             curves[place, : counts[place]] = self.curves[row]
+            speech[place, : counts[place]] = self.speech[row]
         if responses_db is not None:
             spectra = respond(spectra, self.powers[rows], responses_db)
         return (
             torch.from_numpy(spectra), torch.from_numpy(counts), torch.from_numpy(self.labels[rows]),
-            torch.from_numpy(curves),
+            torch.from_numpy(curves), torch.from_numpy(speech),
         )  # fmt: skip
 
 
@@ -65,7 +68,8 @@ def open_features(clips: Clips, folder: Path, split: str) -> Features:
             powers_file.truncate(done * BINS * 4)
             _extend(clips, done, spectra_file, powers_file, split)
     powers = np.fromfile(powers_path, np.float32, count * BINS).reshape(count, BINS)
-    return Features(cut(spectra_path, np.float16, frames, BINS), frames, clips.labels(), powers, clips.curves())
+    spectra = cut(spectra_path, np.float16, frames, BINS)
+    return Features(spectra, frames, clips.labels(), powers, clips.curves(), clips.speech())
 
 
 def _held(path: Path, size: int) -> int:

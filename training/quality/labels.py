@@ -4,7 +4,8 @@
 
 Speakers, noise recordings and rooms keep the manifest's split. A killed run goes on with the same command, and a
 larger count adds to what is there. Clips of a split lie one after the other in a file of int16, their curves (where in
-the clip the damage is heard) in one of float16, their facts beside them, one JSON line each.
+the clip the damage is heard) and speech (where somebody speaks) in files of a value a frame, their facts beside them,
+one JSON line each. Some clips hold no speech: they have no label, and teach where a score means nothing.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from training.corpus import Corpus, Mono, add_arguments, open_sounds, read_corpu
 from training.quality.perceptual import HOP, curve
 from training.simulate.denoise import Enhancer
 from training.simulate.levels import to_peak
+from training.simulate.music import music
 from training.simulate.noise import Noises
 from training.simulate.recipe import Damaged, Recipe
 from training.simulate.speech import AS_RECORDED, GATED, VARIED, Reference, Voices
@@ -46,6 +48,8 @@ BINS = 19
 """The scale in steps of about 0.2, for the even spread."""
 CROWDED = 1.4
 """A clip whose bin holds this many times its share is refused."""
+SPEECHLESS = 0.05
+"""Share of clips that hold anything but speech."""
 ENHANCER = Path(__file__).parents[2] / "exported_models" / "enhance-bandgru" / "1" / "model.onnx"
 AHEAD = 128
 """Clips that several processes make without waiting for each other."""
@@ -60,6 +64,7 @@ class Fact:
 
     attempt: int
     label: float
+    """PESQ-WB; 0 where there is no speech to score."""
     length: int
     speaker: str
     family: str
@@ -70,11 +75,20 @@ class Fact:
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A clip as it is heard, its curve (see `training.quality.perceptual.curve`) and its fact."""
+    """A clip as it is heard, its curve (see `training.quality.perceptual.curve`), where it is speech, and its fact."""
 
     waveform: Mono
     curve: Mono
+    speech: NDArray[np.bool_]
     fact: Fact
+
+
+def speech_frames(ideal: Mono) -> NDArray[np.bool_]:
+    """Which frames of the curve are loud enough to be speech: within 30 dB of the loudest, in a voice without noise."""
+    powers = np.convolve(ideal.astype(np.float64) ** 2, np.full(HOP, 1 / HOP), "same")[::HOP]
+    spoken = np.zeros(frames_of(len(ideal)), bool)
+    spoken[: len(powers)] = powers > powers.max(initial=0.0) / 1000
+    return spoken
 
 
 def frames_of(length: int) -> int:
@@ -87,7 +101,7 @@ class Clips:
 
     def __init__(self, folder: Path, split: str) -> None:
         self.samples_path, self.curves_path = folder / f"{split}.i16", folder / f"{split}.curves.f16"
-        self.facts_path = folder / f"{split}.jsonl"
+        self.speech_path, self.facts_path = folder / f"{split}.speech.u8", folder / f"{split}.jsonl"
         folder.mkdir(parents=True, exist_ok=True)
         self.facts = list(self._whole_lines())
 
@@ -102,11 +116,12 @@ class Clips:
         lines = "".join(json.dumps(asdict(fact)) + "\n" for fact in self.facts)
         if self.facts_path.exists() and self.facts_path.read_text("utf-8") != lines:
             self.facts_path.write_text(lines, "utf-8")
-        sizes = {self.samples_path: int(self.lengths().sum()), self.curves_path: int(self.frames().sum())}
-        for path, values in sizes.items():
+        samples, frames = int(self.lengths().sum()), int(self.frames().sum())
+        sizes = {self.samples_path: 2 * samples, self.curves_path: 2 * frames, self.speech_path: frames}
+        for path, size in sizes.items():
             if path.exists():
                 with path.open("r+b") as stream:
-                    stream.truncate(2 * values)
+                    stream.truncate(size)
 
     def append(self, made: Made) -> None:
         """Add one clip; its line last, so that a line always has its clip."""
@@ -114,6 +129,8 @@ class Clips:
             np.rint(np.clip(made.waveform, -1, 1) * 32767).astype(np.int16).tofile(stream)
         with self.curves_path.open("ab") as stream:
             made.curve.astype(np.float16).tofile(stream)
+        with self.speech_path.open("ab") as stream:
+            made.speech.astype(np.uint8).tofile(stream)
         with self.facts_path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(asdict(made.fact)) + "\n")
         self.facts.append(made.fact)
@@ -125,6 +142,10 @@ class Clips:
     def curves(self) -> list[NDArray[np.float16]]:
         """Their curves, a value every `HOP` samples."""
         return cut(self.curves_path, np.float16, self.frames())
+
+    def speech(self) -> list[NDArray[np.uint8]]:
+        """Where somebody speaks, 0 or 1, as often."""
+        return cut(self.speech_path, np.uint8, self.frames())
 
     def labels(self) -> NDArray[np.float32]:
         return np.array([fact.label for fact in self.facts], np.float32)
@@ -153,6 +174,8 @@ class Maker:
     def __init__(self, corpus: Corpus, split: str, runs: Path, seed: int) -> None:
         usable = corpus.select(split=split, without_licences=BARRED)
         talkers = open_sounds(usable.select(kind="speech"), RATE_HZ, runs)
+        sounds = usable.select(kind="event") + usable.select(use="noise")
+        self.sounds = Noises(RATE_HZ, open_sounds(sounds, RATE_HZ, runs))
         recorded = open_sounds(usable.select(use="noise"), RATE_HZ, runs)
         self.voices = Voices(open_sounds(usable.select(kind="speech", clear=True), RATE_HZ, runs))
         rooms = open_sounds(usable.select(kind="rir"), RATE_HZ, runs)
@@ -174,19 +197,32 @@ class Maker:
 
     def pair(self, attempt: int) -> tuple[Mono, Mono]:
         """Clip number *attempt* as it should be and as it is heard."""
-        reference, _, damaged = self._draw(np.random.default_rng([self._seed, SPLITS.index(self._split), attempt]))
+        rng = np.random.default_rng([self._seed, SPLITS.index(self._split), attempt])
+        rng.random()
+        reference, _, damaged = self._draw(rng)
         return reference.ideal, damaged.waveform
 
     def make(self, attempt: int) -> Made | None:
         """Clip number *attempt* with its label; None where PESQ has none (no speech left in it)."""
         rng = np.random.default_rng([self._seed, SPLITS.index(self._split), attempt])
+        if rng.random() < SPEECHLESS:
+            return self._speechless(rng, attempt)
         reference, preparation, damaged = self._draw(rng)
         label = score(reference.ideal, damaged.waveform)
         if label is None:
             return None
         heard = to_peak(damaged.waveform, float(rng.uniform(-18.0, -0.5)))
         over_time = curve(reference.ideal, damaged.waveform, label)
-        return Made(heard, over_time, _fact(attempt, label, reference, preparation, damaged))
+        spoken = speech_frames(reference.ideal)
+        return Made(heard, over_time, spoken, _fact(attempt, label, reference, preparation, damaged))
+
+    def _speechless(self, rng: np.random.Generator, attempt: int) -> Made:
+        samples = self._length(rng)
+        kind = "music" if rng.random() < 0.3 else "sound"
+        made = music(rng, samples, RATE_HZ) if kind == "music" else self.sounds.draw(rng, samples).waveform
+        nothing = np.zeros(frames_of(samples))
+        fact = Fact(attempt, 0.0, samples, "", kind, "", {}, [])
+        return Made(to_peak(made, float(rng.uniform(-18.0, -0.5))), nothing.astype(np.float32), nothing > 0, fact)
 
     def _draw(self, rng: np.random.Generator) -> tuple[Reference, str, Damaged]:
         samples = self._length(rng)
@@ -228,17 +264,21 @@ def bin_of(label: float) -> int:
 def fill(clips: Clips, maker: Maker, count: int, title: str, jobs: int = 1) -> None:
     """Make clips until there are *count*, evenly spread: any first part of the set is about as even as the whole."""
     clips.repair()
-    held = np.bincount([bin_of(fact.label) for fact in clips.facts], minlength=BINS)
+    held = np.bincount([bin_of(fact.label) for fact in clips.facts if fact.label], minlength=BINS)
     first = clips.facts[-1].attempt + 1 if clips.facts else 0
     bar = tqdm(total=count, initial=len(clips.facts), desc=f"label {title}", unit="clip", mininterval=5.0)
     with bar, _in_order(maker, jobs) as make:
         for made in make(first):
             if len(clips.facts) >= count:
                 break
-            if made is None or held[bin_of(made.fact.label)] >= CROWDED * (len(clips.facts) + 20) / BINS:
+            if made is None:
                 continue
+            if made.fact.label:
+                place = bin_of(made.fact.label)
+                if held[place] >= CROWDED * (len(clips.facts) + 20) / BINS:
+                    continue
+                held[place] += 1
             clips.append(made)
-            held[bin_of(made.fact.label)] += 1
             bar.update()
 
 

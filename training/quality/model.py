@@ -1,8 +1,9 @@
-"""Quality-Net with a strided front: PESQ-WB of speech without its reference, as the mean of a curve over time.
+"""Four nets that say PESQ-WB of speech without its reference, as the mean of a curve over time.
 
-After Fu et al., "Quality-Net" (Interspeech 2018): frames through a bidirectional LSTM, one score a frame, the clip's
-score their mean. Ours differs in what its numbers must survive in a batching server: the level is taken out over the
-true length, nothing past it is heard, and both directions of the LSTM run over true frames only.
+After Quality-Net (Fu et al., Interspeech 2018) and the notes that `training.quality.note` holds word for word: a
+bidirectional LSTM, the same with attention to what is near in time, convolutions, and convolutions with squeeze and
+excitation. Ours differ in what their numbers must survive in a batching server: the level is taken out over the true
+length, nothing past it is heard, means and attention see true frames only. A strided front makes all of them fast.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import math
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -32,17 +33,27 @@ QUIET = 1e-6
 FLOOR = 1e-10
 START = 2.5
 """What an untrained net answers: the middle of evenly spread labels."""
+HEADS, REACH_S = 4, 1.024
+"""Of the attention: heads, and how far a step looks to either side."""
+
+Kind = Literal["blstm", "blstm-attn", "cnn", "cnn-se"]
+KINDS: tuple[Kind, ...] = ("blstm", "blstm-attn", "cnn", "cnn-se")
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """Sizes of the net. `bands` 0 feeds the bins as they are; `strides` multiply to frames per score."""
+    """Sizes of a net. `bands` 0 feeds the bins as they are; `strides` multiply to frames per score.
 
+    `hidden` and `layers` are those of the LSTM, `dilations` those of the convolutions after the front.
+    """
+
+    kind: Kind = "blstm"
     bands: int = 0
     channels: int = 128
     strides: tuple[int, ...] = (2, 2)
     hidden: int = 64
     layers: int = 1
+    dilations: tuple[int, ...] = (1, 2, 4, 8)
     dropout: float = 0.2
 
     @property
@@ -59,11 +70,12 @@ class Shape:
 
     def table(self) -> dict[str, Any]:
         """What a run's settings and `from_table` hold."""
-        return asdict(self) | {"strides": list(self.strides)}
+        return asdict(self) | {"strides": list(self.strides), "dilations": list(self.dilations)}
 
     @classmethod
     def from_table(cls, table: Mapping[str, Any]) -> Shape:
-        return cls(**(dict(table) | {"strides": tuple(table["strides"])}))
+        listed = {name: tuple(table[name]) for name in ("strides", "dilations") if name in table}
+        return cls(**(dict(table) | listed))
 
 
 class LogSpectrum(nn.Module):
@@ -99,8 +111,110 @@ class StridedConvolution(nn.Module):
         return thinned * valid(left, thinned.shape[2]).to(thinned.dtype).unsqueeze(1), left
 
 
+class Recurrent(nn.Module):
+    """A bidirectional LSTM over the true steps: [batch, time, inputs] to [batch, time, 2 * hidden]."""
+
+    def __init__(self, inputs: int, shape: Shape) -> None:
+        super().__init__()
+        self.memory = nn.LSTM(
+            inputs, shape.hidden, shape.layers, batch_first=True, bidirectional=True,
+            dropout=shape.dropout if shape.layers > 1 else 0.0,
+        )  # fmt: skip
+
+    def forward(self, values: Tensor, left: Tensor) -> Tensor:
+        packed = pack_padded_sequence(values, left.cpu(), batch_first=True, enforce_sorted=False)
+        return pad_packed_sequence(self.memory(packed)[0], batch_first=True)[0]
+
+
+class Attention(nn.Module):
+    """Each step looks at those within `REACH_S`: several heads, added to what was there, and normalised.
+
+    The note multiplies by its band after the softmax, scales by 256 and leaves its heads unused; here the band and the
+    true length are masked before it, and the scale is that of a head.
+    """
+
+    def __init__(self, size: int, heads: int, reach: int) -> None:
+        super().__init__()
+        self.heads, self.reach, self.scale = heads, reach, (size // heads) ** -0.5
+        self.wq, self.wk, self.wv = (nn.Linear(size, size) for _ in range(3))
+        self.out = nn.Linear(size, size)
+        self.norm = nn.LayerNorm(size)
+
+    def forward(self, values: Tensor, left: Tensor) -> Tensor:
+        time = values.shape[1]
+        place = torch.arange(time, device=values.device)
+        near = (place.unsqueeze(1) - place.unsqueeze(0)).abs() <= self.reach
+        seen = near.unsqueeze(0) & valid(left, time).unsqueeze(1)
+        # A finite number: a step past the end sees nobody, and its row must not become NaN.
+        hidden = (~seen).to(values.dtype).unsqueeze(1) * -1e9
+        queries, keys = self._parted(self.wq(values)), self._parted(self.wk(values))
+        scores = queries @ keys.transpose(2, 3) * self.scale + hidden
+        context = (torch.softmax(scores, -1) @ self._parted(self.wv(values))).transpose(1, 2).reshape(values.shape)
+        return self.norm(values + self.out(context))
+
+    def _parted(self, values: Tensor) -> Tensor:
+        """[batch, time, size] to [batch, heads, time, size / heads]."""
+        return values.reshape(values.shape[0], values.shape[1], self.heads, -1).transpose(1, 2)
+
+
+class RecurrentAttention(nn.Module):
+    """`Recurrent`, then `Attention`."""
+
+    def __init__(self, inputs: int, shape: Shape) -> None:
+        super().__init__()
+        self.recurrent = Recurrent(inputs, shape)
+        self.attention = Attention(2 * shape.hidden, HEADS, round(REACH_S / shape.step_s))
+
+    def forward(self, values: Tensor, left: Tensor) -> Tensor:
+        return self.attention(self.recurrent(values, left), left)
+
+
+class Block(nn.Module):
+    """Three convolutions, the middle one over time, added to what was there; each channel scaled by how the clip as a
+    whole answers, if `squeeze`."""
+
+    def __init__(self, channels: int, dilation: int, squeeze: bool, dropout: float) -> None:
+        super().__init__()
+        inner = channels // 2
+        self.before = nn.Conv1d(channels, inner, 1)
+        self.middle = nn.Conv1d(inner, inner, 3, padding=dilation, dilation=dilation)
+        self.after = nn.Conv1d(inner, channels, 1)
+        self.dropout = nn.Dropout(dropout)
+        self.squeeze = nn.Sequential(
+            nn.Linear(channels, channels // 8), nn.ReLU(), nn.Linear(channels // 8, channels), nn.Sigmoid()
+        ) if squeeze else None  # fmt: skip
+
+    def forward(self, values: Tensor, left: Tensor) -> Tensor:
+        """[batch, channels, time] to the same; zeros past the end stay zeros."""
+        heard = valid(left, values.shape[2]).to(values.dtype).unsqueeze(1)
+        made = torch.relu(self.before(values)) * heard
+        made = torch.relu(self.middle(made)) * heard
+        made = torch.relu(self.after(made)) * heard
+        if self.squeeze is not None:
+            mean = made.sum(2) / left.clamp(min=1).to(values.dtype).unsqueeze(1)
+            made = made * self.squeeze(mean).unsqueeze(2)
+        return values + self.dropout(made)
+
+
+class Convolutional(nn.Module):
+    """Dilated `Block`s: [batch, time, inputs] to the same."""
+
+    def __init__(self, inputs: int, shape: Shape) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(
+            Block(inputs, dilation, shape.kind == "cnn-se", shape.dropout / 2) for dilation in shape.dilations
+        )
+        self.norm = nn.LayerNorm(inputs)
+
+    def forward(self, values: Tensor, left: Tensor) -> Tensor:
+        made = values.transpose(1, 2)
+        for block in self.blocks:
+            made = block(made, left)
+        return self.norm(made.transpose(1, 2))
+
+
 class QualityNet(nn.Module):
-    """The whole of it: waveform to score and curve."""
+    """The whole of it: waveform to score, curve and speech."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -113,35 +227,34 @@ class QualityNet(nn.Module):
             for inputs, outputs, stride in zip(sizes[:-1], sizes[1:], shape.strides, strict=True)
         )
         self.dropout = nn.Dropout(shape.dropout)
-        self.memory = nn.LSTM(
-            sizes[-1], shape.hidden, shape.layers, batch_first=True, bidirectional=True,
-            dropout=shape.dropout if shape.layers > 1 else 0.0,
-        )  # fmt: skip
-        self.hidden = nn.Linear(2 * shape.hidden, 50)
+        trunks = {"blstm": Recurrent, "blstm-attn": RecurrentAttention, "cnn": Convolutional, "cnn-se": Convolutional}
+        self.trunk = trunks[shape.kind](sizes[-1], shape)
+        self.hidden = nn.Linear(2 * shape.hidden if shape.kind.startswith("blstm") else sizes[-1], 50)
         self.score = nn.Linear(50, 1)
+        self.speech = nn.Linear(50, 1)
         share = (START - LEAST) / (MOST - LEAST)
         nn.init.constant_(self.score.bias, torch.logit(torch.tensor(share)).item())
 
-    def forward(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """[batch, samples], [batch] to score [batch], frames [batch, time] (0 past the end), frame_lengths [batch]."""
+    def forward(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """[batch, samples], [batch] to score [batch], frames [batch, time] (0 past the end), frame_lengths [batch], and
+        speech [batch]: which share of the frames is speech."""
         features, counts = self.front(waveform, lengths)
-        return self.judge(features, counts)
+        score, frames, left, spoken = self.judge(features, counts)
+        return score, frames, left, masked_mean(torch.sigmoid(spoken), left)
 
     @torch.jit.export
-    def judge(self, features: Tensor, counts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The same from features [batch, time, 257] of which `counts` [batch] frames are true."""
+    def judge(self, features: Tensor, counts: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """From features [batch, time, 257] of which `counts` [batch] frames are true: score, frames, frame_lengths, and
+        for each frame the logit of its being speech [batch, time]."""
         heard = valid(counts, features.shape[1]).to(features.dtype).unsqueeze(2)
         values, left = (self.bands(features) * heard).transpose(1, 2), counts
         for convolution in self.convolutions:
             values, left = convolution(values, left)
-        packed = pack_padded_sequence(
-            self.dropout(values.transpose(1, 2)), left.cpu(), batch_first=True, enforce_sorted=False
-        )
-        unfolded, _ = pad_packed_sequence(self.memory(packed)[0], batch_first=True)
-        raw = self.score(self.dropout(nn.functional.elu(self.hidden(unfolded)))).squeeze(2)
-        frames = self.least + self.range * torch.sigmoid(raw)
+        unfolded = self.trunk(self.dropout(values.transpose(1, 2)), left)
+        made = self.dropout(nn.functional.elu(self.hidden(unfolded)))
+        frames = self.least + self.range * torch.sigmoid(self.score(made).squeeze(2))
         frames = frames * valid(left, frames.shape[1]).to(frames.dtype)
-        return masked_mean(frames, left), frames, left
+        return masked_mean(frames, left), frames, left, self.speech(made).squeeze(2)
 
 
 class ServedNet(nn.Module):
@@ -163,13 +276,14 @@ class ServedNet(nn.Module):
             first = self.net.convolutions[0].convolution
             first.weight = _reordered(first.weight, self.spectrum.bins)
 
-    def forward(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """See `QualityNet`."""
         heard = silence_past(waveform, lengths)
         power = (heard * heard).sum(1) / lengths.clamp(min=1).to(heard.dtype)
         level = torch.sqrt(power).clamp(min=self.quiet) * self.headroom
         features = torch.log(self.spectrum(heard / level.unsqueeze(1)) + self.floor)
-        return self.net.judge(features, frame_counts(lengths, self.hop))
+        score, frames, left, spoken = self.net.judge(features, frame_counts(lengths, self.hop))
+        return score, frames, left, masked_mean(torch.sigmoid(spoken), left)
 
 
 def _reordered(weight: Tensor, bins: NDArray[np.int64]) -> nn.Parameter:
@@ -196,10 +310,11 @@ def _bands(count: int) -> nn.Linear:
 def loss(scores: Tensor, frames: Tensor, counts: Tensor, labels: Tensor, anchor: float = 4.5) -> Tensor:
     """Squared error of the clip, and of each frame weighted 10^(label - anchor): clean clips are clean throughout.
 
-    The frame constraint of Fu et al. (2018); *anchor* 5 gives the curve more freedom.
+    The frame constraint of Fu et al. (2018); *anchor* 5 gives the curve more freedom. Clips with the label 0 are left
+    out, as they are by `curve_loss`.
     """
     per_frame = masked_mean((frames - labels.unsqueeze(1)) ** 2, counts)
-    return ((scores - labels) ** 2 + 10.0 ** (labels - anchor) * per_frame).mean()
+    return _over_labelled((scores - labels) ** 2 + 10.0 ** (labels - anchor) * per_frame, labels)
 
 
 def curve_loss(
@@ -210,8 +325,23 @@ def curve_loss(
     Args:
         curves: [batch, time] at the frames of the features, see `training.quality.perceptual.curve`.
     """
-    step = -(-curves.shape[1] // frames.shape[1])
-    # Value i of a net that thins out by `step` speaks for the frames around i * step.
-    padded = nn.functional.pad(curves.unsqueeze(1), [step // 2, step], mode="replicate")
-    wanted = nn.functional.avg_pool1d(padded, step)[:, 0, : frames.shape[1]]
-    return ((scores - labels) ** 2 + weight * masked_mean((frames - wanted) ** 2, counts)).mean()
+    per_frame = masked_mean((frames - thinned(curves, frames.shape[1])) ** 2, counts)
+    return _over_labelled((scores - labels) ** 2 + weight * per_frame, labels)
+
+
+def speech_loss(spoken: Tensor, counts: Tensor, speech: Tensor) -> Tensor:
+    """Cross entropy of the logits *spoken* [batch, steps] against *speech* [batch, time], 0 or 1 a frame."""
+    wanted = thinned(speech, spoken.shape[1])
+    return masked_mean(nn.functional.binary_cross_entropy_with_logits(spoken, wanted, reduction="none"), counts).mean()
+
+
+def thinned(values: Tensor, steps: int) -> Tensor:
+    """Means of [batch, time] around each of the *steps* that a net with strides keeps of them: [batch, steps]."""
+    step = -(-values.shape[1] // steps)
+    padded = nn.functional.pad(values.unsqueeze(1), [step // 2, step], mode="replicate")
+    return nn.functional.avg_pool1d(padded, step)[:, 0, :steps]
+
+
+def _over_labelled(values: Tensor, labels: Tensor) -> Tensor:
+    has_label = (labels > 0).to(values.dtype)
+    return (values * has_label).sum() / has_label.sum().clamp(min=1)

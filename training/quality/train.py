@@ -21,14 +21,15 @@ from torch import Tensor, nn
 
 from training.loop import Plan, fit, seed
 from training.quality.features import Features, open_features, random_responses
-from training.quality.labels import Clips, Fact, bin_of, labels_folder
-from training.quality.model import QualityNet, Shape, curve_loss, loss
+from training.quality.labels import BINS, Clips, Fact, bin_of, labels_folder
+from training.quality.model import KINDS, QualityNet, Shape, curve_loss, loss, speech_loss
 from training.simulate.recipe import FAMILIES
 
 BATCH = 32
 SHELF = 20
 """Batches that are sorted by length together."""
 TILT_DB = 6.0
+SPEECH_WEIGHT = 0.2
 
 
 def open_split(runs: Path, split: str) -> Features:
@@ -75,7 +76,7 @@ def batches(
 
 def _even(labels: NDArray[np.float32]) -> NDArray[np.float64]:
     """Chance of each clip, so that all bins of the scale are drawn alike."""
-    bins = np.array([bin_of(label) for label in labels.tolist()])
+    bins = np.array([bin_of(label) if label else BINS for label in labels.tolist()])
     weights = 1 / np.bincount(bins)[bins]
     return np.asarray(weights / weights.sum())
 
@@ -86,11 +87,12 @@ def _cut(rows: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
 
 def batch_loss(model: nn.Module, batch: tuple[Tensor, ...], constraint: str = "curve") -> Tensor:
     """The loss by name: `curve`, or the frame constraint of Quality-Net with the anchor 4.5 or 5."""
-    spectra, counts, labels, curves = batch
-    scores, frames, left = model.judge(spectra, counts)  # type: ignore[operator]
+    spectra, counts, labels, curves, speech = batch
+    scores, frames, left, spoken = model.judge(spectra, counts)  # type: ignore[operator]
+    heard = SPEECH_WEIGHT * speech_loss(spoken, left, speech)
     if constraint == "curve":
-        return curve_loss(scores, frames, left, labels, curves)
-    return loss(scores, frames, left, labels, float(constraint))
+        return heard + curve_loss(scores, frames, left, labels, curves)
+    return heard + loss(scores, frames, left, labels, float(constraint))
 
 
 def usable_clips(facts: list[Fact], count: int | None, without: list[str]) -> NDArray[np.int64]:
@@ -125,8 +127,10 @@ def main(arguments: list[str] | None = None) -> None:
     seed(options.seed)
     model = QualityNet(Shape.from_table(settings["shape"]))
 
+    scored = np.flatnonzero(val.labels)
+
     def validate(average: nn.Module) -> dict[str, float]:
-        figures = agreement(predict(average, val), val.labels)
+        figures = agreement(predict(average, val, scored), val.labels[scored])
         print(json.dumps({name: round(value, 4) for name, value in figures.items()}), flush=True)
         return figures
 
@@ -142,7 +146,10 @@ def _settings(options: argparse.Namespace, clips: int, folder: Path) -> dict[str
     if path.exists():
         begun: dict[str, Any] = json.loads(path.read_text("utf-8"))
         return begun
-    shape = Shape(options.bands, options.channels, tuple(options.strides), options.hidden, dropout=options.dropout)
+    shape = Shape(
+        options.kind, options.bands, options.channels, tuple(options.strides), options.hidden,
+        dilations=tuple(options.dilations), dropout=options.dropout,
+    )  # fmt: skip
     settings = {
         "shape": shape.table(), "clips": clips, "epochs": options.epochs, "rate": options.rate,
         "response_db": options.response_db, "seed": options.seed, "constraint": options.constraint,
@@ -155,7 +162,8 @@ def _settings(options: argparse.Namespace, clips: int, folder: Path) -> dict[str
 def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m training.quality.train", description=__doc__.split("\n")[0])
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the labels are (default: %(default)s)")
-    parser.add_argument("--name", default="blstm", help="folder of the run under runs/quality (default: %(default)s)")
+    parser.add_argument("--kind", choices=KINDS, default="blstm")
+    parser.add_argument("--name", help="folder of the run under runs/quality (default: the kind)")
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--clips", type=int, help="use no more than this many training clips (default: all)")
     parser.add_argument("--rate", type=float, default=1.5e-3)
@@ -163,7 +171,8 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--bands", type=int, default=0, help="mel bands to start from; 0 for all bins")
     parser.add_argument("--channels", type=int, default=128)
     parser.add_argument("--strides", type=int, nargs="+", default=[2, 2])
-    parser.add_argument("--hidden", type=int, default=64)
+    parser.add_argument("--hidden", type=int, default=64, help="of the LSTM, in each direction")
+    parser.add_argument("--dilations", type=int, nargs="+", default=[1, 2, 4, 8], help="of the convolutions")
     parser.add_argument("--dropout", type=float, default=0.2)
     parser.add_argument(
         "--constraint", choices=("curve", "4.5", "5"), default="curve",
@@ -175,7 +184,9 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--patience", type=int, help="end after so many epochs that were not better")
     parser.add_argument("--without", nargs="*", default=[], choices=FAMILIES, help="kinds of damage to leave out")
     parser.add_argument("--seed", type=int, default=0)
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    options.name = options.name or options.kind
+    return options
 
 
 if __name__ == "__main__":
