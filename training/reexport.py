@@ -39,7 +39,10 @@ class Recipe:
 
 
 RECIPES = {
-    quality.NAME: Recipe(lambda: QualityNet(QualityShape()), quality.OUTPUTS, ServedNet),
+    **{
+        name: Recipe(lambda kind=kind: QualityNet(QualityShape(kind)), quality.OUTPUTS, ServedNet)  # type: ignore[misc]
+        for kind, name in quality.NAMES.items()
+    },
     scene.NAME: Recipe(lambda: Export(SCENE_SHAPE, Net(SCENE_SHAPE)), scene.OUTPUTS),
     enhance.NAME: Recipe(lambda: Enhancer(ENHANCER_SHAPE), enhance.OUTPUTS),
 }

@@ -22,7 +22,7 @@ OUTPUTS: dict[Task, tuple[frozenset[str], ...]] = {
 }
 """What a graph of each task must give at the least: any one of the sets."""
 OUTPUT_ORDER: dict[Task, tuple[str, ...]] = {
-    "quality": ("score", "frames", "frame_lengths"),
+    "quality": ("score", "frames", "frame_lengths", "speech"),
     "scene": ("clip", "frames", "frame_lengths"),
     "enhance": ("enhanced",),
 }
@@ -143,6 +143,17 @@ class Scale(_Table):
         return self
 
 
+class Validity(_Table):
+    """quality: what a recording must hold for its score to mean something, as found by the training's evaluation."""
+
+    speech: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Least share of speech, of a graph that gives `speech`."""
+    narrow_band_hz: Annotated[float, Field(gt=0)] | None = None
+    """A band that ends below it was heard too seldom in training."""
+    low_level_dbfs: float | None = None
+    """Quieter recordings are mostly what their own rounding adds."""
+
+
 class LabelSpec(_Table):
     name: str
     threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
@@ -191,6 +202,7 @@ class Manifest(_Table):
     frames: Frames | None = None
     scales: tuple[Scale, ...] = ()
     """quality: one for `score`, or as many as `scores` has columns; the first is the answer's `score`."""
+    validity: Validity = Validity()
     labels: tuple[LabelSpec, ...] = ()
     exclusive: bool = False
     """scene: exactly one label holds at a time (softmax); otherwise each on its own (sigmoid)."""

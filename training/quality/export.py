@@ -1,6 +1,6 @@
 """Writes the trained net as a version folder, with the figures `training.quality.evaluate` found.
 
-python -m training.quality.export --data FOLDER --version 1
+python -m training.quality.export --data FOLDER --name blstm --version 2 --default
 """
 
 from __future__ import annotations
@@ -14,26 +14,49 @@ from training.corpus import Corpus, add_arguments, read_corpus
 from training.export import Checked, package
 from training.quality.evaluate import CONTEXT_S, PIECE_S
 from training.quality.labels import BARRED
-from training.quality.model import LEAST, MOST, RATE_HZ, ServedNet, Shape
+from training.quality.model import KINDS, LEAST, MOST, RATE_HZ, Kind, ServedNet, Shape
 from training.quality.train import load_net
 
-NAME = "quality-blstm"
-OUTPUTS = {"score": ("batch",), "frames": ("batch", "time"), "frame_lengths": ("batch",)}
+NAMES: dict[Kind, str] = {kind: f"quality-{kind}" for kind in KINDS}
+OUTPUTS = {"score": ("batch",), "frames": ("batch", "time"), "frame_lengths": ("batch",), "speech": ("batch",)}
+WORDS: dict[Kind, str] = {
+    "blstm": "one bidirectional LSTM of {hidden}",
+    "blstm-attn": "one bidirectional LSTM of {hidden}, attention of four heads to what lies within a second",
+    "cnn": "residual convolutions over time with dilations {dilations}",
+    "cnn-se": "residual convolutions over time with dilations {dilations}, squeezed and excited by the whole piece",
+}
 TEMPLATE = Path(__file__).with_name("card.md")
 MIN_S = 0.25
 """PESQ itself refuses what is shorter."""
+WORSE, BIASED = 2.0, 0.3
+"""By how many times the squared error may grow, and by how much the mean may be off, before a score is doubted."""
+NARROW_HZ = 4000.0
 
 
-def manifest(version: int, settings: dict[str, Any], found: dict[str, Any], split: str) -> dict[str, Any]:
-    """The tables of `model.toml`, with what *found* says of *split*."""
-    everything, low_high = found["all"], found["lcc_interval"]
+def validity(chosen: dict[str, Any]) -> dict[str, float]:
+    """Where a score is to be doubted, by the figures of the split that weights are chosen on."""
+    doubts = {"speech": round(chosen["speech"]["lowest_of_speech"][1], 3)}
+    most = WORSE * chosen["all"]["mse"]
+    narrow = chosen["by_band"].get("narrow")
+    if narrow and (narrow["mse"] > most or abs(narrow["bias"]) > BIASED):
+        doubts["narrow_band_hz"] = NARROW_HZ
+    good = [float(level) for level, figures in chosen["quiet"].items() if figures["mse"] <= most]
+    doubts["low_level_dbfs"] = min(good, default=-30.0)
+    return doubts
+
+
+def manifest(
+    version: int, settings: dict[str, Any], found: dict[str, Any], chosen: dict[str, Any], split: str, default: bool
+) -> dict[str, Any]:
+    """The tables of `model.toml`, with what *found* says of *split* and *chosen* of the split of the choice."""
+    everything, low_high, shape = found["all"], found["lcc_interval"], Shape.from_table(settings["shape"])
     return {
-        "name": NAME,
+        "name": NAMES[shape.kind],
         "version": version,
         "task": "quality",
         "title": "PESQ-WB without a reference, over time",
         "licence": "Apache-2.0",
-        "default": True,
+        "default": default,
         "trusted": True,
         "sample_rate": RATE_HZ,
         "batching": {"mode": "padded", "max_items": 8, "max_seconds": 80.0},
@@ -43,9 +66,11 @@ def manifest(version: int, settings: dict[str, Any], found: dict[str, Any], spli
             "context_s": CONTEXT_S,
             "agreement": found["pieces"]["frame_max"],
         },
-        "frames": {"step_s": Shape.from_table(settings["shape"]).step_s, "offset_s": 0.0},
+        "frames": {"step_s": shape.step_s, "offset_s": 0.0},
+        "validity": validity(chosen),
         "scales": [{"key": "pesq", "name": "PESQ-WB", "min": LEAST, "max": MOST, "better": "higher"}],
         "figures": {
+            "variant": "corrected",
             "split": split,
             "clips": everything["clips"],
             "speakers": everything["speakers"],
@@ -71,30 +96,37 @@ def used_rows(corpus: Corpus) -> Corpus:
 
 
 def card(
-    version: int, settings: dict[str, Any], found: dict[str, Any], split: str, val: dict[str, float], rows: Corpus
+    version: int, settings: dict[str, Any], found: dict[str, Any], chosen: dict[str, Any], split: str, rows: Corpus
 ) -> str:
-    """The text of `CARD.md`, with what was *found* on *split* and the agreement on the `val` split."""
+    """The text of `CARD.md`, with what was *found* on *split* and on the split that the weights were *chosen* on."""
     shape = Shape.from_table(settings["shape"])
-    everything = found["all"]
+    trunk = WORDS[shape.kind].format(hidden=shape.hidden, dilations=", ".join(map(str, shape.dilations)))
     return TEMPLATE.read_text("utf-8").format(
-        name=NAME,
+        name=NAMES[shape.kind],
         version=version,
+        trunk=trunk,
+        inputs=f"{shape.bands} mel bands" if shape.bands else "257 log magnitudes",
         parameters=found["parameters"],
-        hidden=shape.hidden,
         channels=shape.channels,
         strides=" and ".join(str(stride) for stride in shape.strides),
         step_ms=round(1000 * shape.step_s),
         clips=settings["clips"],
         epochs=settings["epochs"],
         best=settings["chosen"]["epoch"],
+        run=settings["run"],
         options=_options(settings),
         split=split,
-        val=val,
+        val=chosen["all"],
         figures=_figures(found),
         damage=_table(found["by_damage"]),
         reference=_table(found["by_reference"]),
+        sources=_table(found["by_source"]),
         ranges=_table(found["by_range"]),
-        deviation=everything["label_deviation"],
+        bands=_table(found["by_band"]),
+        quiet=_table(found["quiet"]),
+        validity=validity(chosen),
+        speech=found["speech"],
+        deviation=found["all"]["label_deviation"],
         context_s=CONTEXT_S,
         piece_s=PIECE_S,
         pieces=found["pieces"],
@@ -108,13 +140,17 @@ def card(
 
 
 def _options(settings: dict[str, Any]) -> str:
-    shape = settings["shape"]
-    strides = " ".join(str(stride) for stride in shape["strides"])
-    return (
-        f"--epochs {settings['epochs']} --clips {settings['clips']} --rate {settings['rate']} "
-        f"--response-db {settings['response_db']} --bands {shape['bands']} --channels {shape['channels']} "
-        f"--strides {strides} --hidden {shape['hidden']} --dropout {shape['dropout']} --seed {settings['seed']}"
-    )
+    shape = Shape.from_table(settings["shape"])
+    said = {
+        "kind": shape.kind, "epochs": settings["epochs"], "clips": settings["clips"], "rate": settings["rate"],
+        "response-db": settings["response_db"], "bands": shape.bands, "channels": shape.channels,
+        "strides": " ".join(map(str, shape.strides)), "dropout": shape.dropout, "seed": settings["seed"],
+    }  # fmt: skip
+    if shape.kind.startswith("blstm"):
+        said["hidden"] = shape.hidden
+    else:
+        said["dilations"] = " ".join(map(str, shape.dilations))
+    return " ".join(f"--{name} {value}" for name, value in said.items())
 
 
 def _figures(found: dict[str, Any]) -> str:
@@ -142,6 +178,10 @@ def _figures(found: dict[str, Any]) -> str:
             "Largest change for gains of -40…0 dB; for -20 dB in 16 bits; for a flip",
             f"{found['level']['float']:.4f}; {found['level']['16 bit']:.4f}; {found['level']['flip']:.4f}",
         ),
+        (
+            "Share of speech parts clips with speech from sounds and music (ROC area)",
+            f"{found['speech']['auc']:.3f}",
+        ),
         ("Curve finds the one bad stretch of a clip (ROC area)", f"{found['locality_auc']:.3f}"),
         ("Score of 10 s against the mean of its halves (mean difference)", f"{found['halves_mae']:.3f}"),
     ]
@@ -159,20 +199,21 @@ def _table(kinds: dict[str, dict[str, float]]) -> str:
     )
 
 
-def export(runs: Path, data: Path, into: Path, name: str, version: int, split: str) -> Checked:
-    """Package the best weights of run *name* as `into/quality-blstm/<version>`.
+def export(runs: Path, data: Path, into: Path, name: str, version: int, split: str, *, default: bool) -> Checked:
+    """Package the best weights of run *name* as `into/quality-<kind>/<version>`.
 
     Raises:
         BadExport: the formats disagree.
-        OSError: the run was not trained or not evaluated on *split*.
+        OSError: the run was not trained, or not evaluated on *split* and on `val`.
     """
     folder = runs / "quality" / name
     model, settings = load_net(folder)
-    found = json.loads((folder / f"figures-{split}.json").read_text("utf-8"))
+    settings |= {"run": name}
+    found, chosen = (json.loads((folder / f"figures-{one}.json").read_text("utf-8")) for one in (split, "val"))
     rows = used_rows(read_corpus(data))
-    tables = manifest(version, settings, found, split)
-    text = card(version, settings, found, split, settings["chosen"], rows)
-    return package(model, OUTPUTS, tables, text, into / NAME / str(version), onnx=ServedNet(model))
+    tables = manifest(version, settings, found, chosen, split, default)
+    text = card(version, settings, found, chosen, split, rows)
+    return package(model, OUTPUTS, tables, text, into / tables["name"] / str(version), onnx=ServedNet(model))
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -181,9 +222,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--name", default="blstm", help="run to export (default: %(default)s)")
     parser.add_argument("--version", type=int, default=1)
     parser.add_argument("--split", default="test", choices=("val", "test"), help="whose figures to state")
+    parser.add_argument("--default", action="store_true", help="it serves where a request names no model")
     parser.add_argument("--into", type=Path, default=Path("exported_models"), help="(default: %(default)s)")
-    options = parser.parse_args(arguments)
-    print(export(options.runs, options.data, options.into, options.name, options.version, options.split))
+    given = parser.parse_args(arguments)
+    print(export(given.runs, given.data, given.into, given.name, given.version, given.split, default=given.default))
 
 
 if __name__ == "__main__":

@@ -72,7 +72,8 @@ def scores(run: Run, clips: Clips) -> NDArray[np.float64]:
 def loss(full: Path, small: Path, clips: Clips) -> dict[str, float]:
     """What *small* says otherwise than *full*, and what that does to the agreement with the labels."""
     wanted, given = scores(onnx_runner(full), clips), scores(onnx_runner(small), clips)
-    labels = clips.labels().astype(np.float64)
+    scored = clips.labels() > 0
+    wanted, given, labels = wanted[scored], given[scored], clips.labels()[scored].astype(np.float64)
     before, after = agreement(wanted, labels), agreement(given, labels)
     moved = np.abs(given - wanted)
     found = {
