@@ -22,8 +22,9 @@ from training.enhance.network import Enhancer
 from training.enhance.train import SHAPE as ENHANCER_SHAPE
 from training.export import Checked, Outputs, package
 from training.quality import export as quality
-from training.quality.model import QualityNet, ServedNet
+from training.quality.model import QualityNet
 from training.quality.model import Shape as QualityShape
+from training.quality.spectrum import served
 from training.scene import export as scene
 from training.scene.network import Export, Net
 from training.scene.train import SHAPE as SCENE_SHAPE
@@ -40,7 +41,7 @@ class Recipe:
 
 RECIPES = {
     **{
-        name: Recipe(lambda kind=kind: QualityNet(QualityShape(kind)), quality.OUTPUTS, ServedNet)  # type: ignore[misc]
+        name: Recipe(lambda kind=kind: QualityNet(QualityShape(kind)), quality.OUTPUTS, served)  # type: ignore[misc]
         for kind, name in quality.NAMES.items()
     },
     scene.NAME: Recipe(lambda: Export(SCENE_SHAPE, Net(SCENE_SHAPE)), scene.OUTPUTS),

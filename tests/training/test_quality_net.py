@@ -20,9 +20,7 @@ from training.quality.model import (  # noqa: E402
     LEAST,
     MOST,
     START,
-    LogSpectrum,
     QualityNet,
-    ServedNet,
     Shape,
     curve_loss,
     loss,
@@ -30,6 +28,7 @@ from training.quality.model import (  # noqa: E402
 )
 from training.quality.probes import join, run  # noqa: E402
 from training.quality.scorers import Heard  # noqa: E402
+from training.quality.spectrum import Spectrum, served  # noqa: E402
 
 SMALL = [
     Shape(channels=8, hidden=6), Shape(bands=20, channels=8, hidden=6), Shape(channels=8, strides=(1,), hidden=6),
@@ -75,7 +74,7 @@ def test_the_served_net_answers_as_the_trained_one(shape: Shape) -> None:
     sizes = torch.tensor([len(item) for item in items])
 
     with torch.no_grad():
-        wanted, given = model(torch.from_numpy(batch), sizes), ServedNet(model)(torch.from_numpy(batch), sizes)
+        wanted, given = model(torch.from_numpy(batch), sizes), served(model)(torch.from_numpy(batch), sizes)
 
     for one, other in zip(wanted, given, strict=True):
         # A norm over eight untrained channels makes small differences large; exports of real weights are held to 1e-4.
@@ -141,12 +140,12 @@ def test_a_curve_is_thinned_to_the_steps_of_the_net() -> None:
 def test_a_response_on_features_is_that_response_on_the_waveform() -> None:
     speech = torch.from_numpy(clips(32000)[0])[None]
     lengths = torch.tensor([32000])
-    spectra, counts = LogSpectrum()(speech, lengths)
+    spectra, counts = Spectrum()(speech, lengths)
     powers = (10 ** (3 * spectra - 4)).sum(1) / counts.unsqueeze(1)
     tilt_db = np.linspace(-6, 6, 257, dtype=np.float32)[None]
     spectrum = np.fft.rfft(speech[0].numpy())
     tilted = np.fft.irfft(spectrum * 10 ** (np.linspace(-6, 6, len(spectrum)) / 20)).astype(np.float32)
-    wanted, _ = LogSpectrum()(torch.from_numpy(tilted)[None], lengths)
+    wanted, _ = Spectrum()(torch.from_numpy(tilted)[None], lengths)
 
     heard = respond(spectra.numpy(), powers.numpy(), tilt_db)
 
@@ -229,7 +228,7 @@ def test_features_grow_with_the_clips(workshop: Path, tmp_path: Path) -> None:
     for one, other in zip(first.spectra, second.spectra, strict=False):
         np.testing.assert_array_equal(one, other)
     waveform = made.waveforms()[11].astype(np.float32) / 32768
-    wanted, counts = LogSpectrum()(torch.from_numpy(waveform)[None], torch.from_numpy(made.lengths()[11:]))
+    wanted, counts = Spectrum()(torch.from_numpy(waveform)[None], torch.from_numpy(made.lengths()[11:]))
     assert second.counts[11] == int(counts[0]) == len(second.curves[11])
     np.testing.assert_allclose(second.spectra[11], wanted[0].numpy(), atol=2e-3)
 

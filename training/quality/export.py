@@ -14,7 +14,8 @@ from training.corpus import Corpus, add_arguments, read_corpus
 from training.export import Checked, package
 from training.quality.evaluate import CONTEXT_S, PIECE_S
 from training.quality.labels import BARRED
-from training.quality.model import KINDS, LEAST, MOST, RATE_HZ, Kind, ServedNet, Shape
+from training.quality.model import KINDS, LEAST, MOST, Kind, Shape
+from training.quality.spectrum import RATE_HZ, served
 from training.quality.train import load_net
 
 NAMES: dict[Kind, str] = {kind: f"quality-{kind}" for kind in KINDS}
@@ -213,7 +214,7 @@ def export(runs: Path, data: Path, into: Path, name: str, version: int, split: s
     rows = used_rows(read_corpus(data))
     tables = manifest(version, settings, found, chosen, split, default)
     text = card(version, settings, found, chosen, split, rows)
-    return package(model, OUTPUTS, tables, text, into / tables["name"] / str(version), onnx=ServedNet(model))
+    return package(model, OUTPUTS, tables, text, into / tables["name"] / str(version), onnx=served(model))
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from training.quality.labels import Clips, cut
-from training.quality.model import BINS, RATE_HZ, LogSpectrum
+from training.quality.spectrum import BINS, RATE_HZ, Spectrum
 
 KNOTS = 9
 LOWEST = -2.0
@@ -77,7 +77,7 @@ def _held(path: Path, size: int) -> int:
 
 
 def _extend(clips: Clips, first: int, spectra_file: BinaryIO, powers_file: BinaryIO, split: str) -> None:
-    front, waveforms = LogSpectrum(), clips.waveforms()
+    front, waveforms = Spectrum(), clips.waveforms()
     for row in tqdm(range(first, len(waveforms)), desc=f"features {split}", unit="clip", leave=False, mininterval=5.0):
         heard = torch.from_numpy(waveforms[row].astype(np.float32) / 32768)
         with torch.no_grad():

@@ -10,34 +10,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from copy import deepcopy
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from training.frontend import PowerSpectrum, Stft, frame_counts, masked_mean, mel_bank, silence_past, valid
+from training.frontend import masked_mean, mel_bank, valid
+from training.quality.spectrum import BINS, HOP, RATE_HZ, SIZE, Judge
 
-RATE_HZ = 16000
-SIZE, HOP = 512, 256
-BINS = SIZE // 2 + 1
 LEAST, MOST = 1.0, 4.64
-HEADROOM = 20.0
-"""The waveform is brought to an RMS of 1 / 20 before its spectrum is taken."""
-QUIET = 1e-6
-"""Below this RMS (-120 dBFS) the level is no longer taken out."""
-FLOOR = 1e-10
 START = 2.5
 """What an untrained net answers: the middle of evenly spread labels."""
 HEADS, REACH_S = 4, 1.024
 """Of the attention: heads, and how far a step looks to either side."""
 
 Kind = Literal["blstm", "blstm-attn", "cnn", "cnn-se"]
-KINDS: tuple[Kind, ...] = ("blstm", "blstm-attn", "cnn", "cnn-se")
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +49,7 @@ class Shape:
     @property
     def step(self) -> int:
         """Frames of 16 ms from one score to the next."""
-        product = 1
-        for stride in self.strides:
-            product *= stride
-        return product
+        return math.prod(self.strides)
 
     @property
     def step_s(self) -> float:
@@ -76,24 +63,6 @@ class Shape:
     def from_table(cls, table: Mapping[str, Any]) -> Shape:
         listed = {name: tuple(table[name]) for name in ("strides", "dilations") if name in table}
         return cls(**(dict(table) | listed))
-
-
-class LogSpectrum(nn.Module):
-    """Log magnitudes of the waveform at a fixed level: [batch, samples] to [batch, time, 257], about -2…2."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stft = Stft(SIZE, HOP)
-        # TorchScript sees a module's own numbers, not those of its file.
-        self.hop, self.quiet, self.headroom, self.floor = HOP, QUIET, HEADROOM, FLOOR
-
-    def forward(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        heard = silence_past(waveform, lengths)
-        power = (heard * heard).sum(1) / lengths.clamp(min=1).to(heard.dtype)
-        level = torch.sqrt(power).clamp(min=self.quiet) * self.headroom
-        real, imaginary = self.stft(heard / level.unsqueeze(1))
-        features = (torch.log10(real * real + imaginary * imaginary + self.floor) + 4.0) / 3.0
-        return features.transpose(1, 2), frame_counts(lengths, self.hop)
 
 
 class StridedConvolution(nn.Module):
@@ -142,9 +111,7 @@ class Attention(nn.Module):
 
     def forward(self, values: Tensor, left: Tensor) -> Tensor:
         time = values.shape[1]
-        place = torch.arange(time, device=values.device)
-        near = (place.unsqueeze(1) - place.unsqueeze(0)).abs() <= self.reach
-        seen = near.unsqueeze(0) & valid(left, time).unsqueeze(1)
+        seen = near(time, self.reach, left).unsqueeze(0) & valid(left, time).unsqueeze(1)
         # A finite number: a step past the end sees nobody, and its row must not become NaN.
         hidden = (~seen).to(values.dtype).unsqueeze(1) * -1e9
         queries, keys = self._parted(self.wq(values)), self._parted(self.wk(values))
@@ -155,6 +122,12 @@ class Attention(nn.Module):
     def _parted(self, values: Tensor) -> Tensor:
         """[batch, time, size] to [batch, heads, time, size / heads]."""
         return values.reshape(values.shape[0], values.shape[1], self.heads, -1).transpose(1, 2)
+
+
+def near(size: int, reach: int, like: Tensor) -> Tensor:
+    """True where two of *size* places lie at most *reach* apart, [size, size], on the device of *like*."""
+    place = torch.arange(size, device=like.device)
+    return (place.unsqueeze(1) - place.unsqueeze(0)).abs() <= reach
 
 
 class RecurrentAttention(nn.Module):
@@ -213,12 +186,11 @@ class Convolutional(nn.Module):
         return self.norm(made.transpose(1, 2))
 
 
-class QualityNet(nn.Module):
+class QualityNet(Judge):
     """The whole of it: waveform to score, curve and speech."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
-        self.front = LogSpectrum()
         self.least, self.range = LEAST, MOST - LEAST
         self.bands = _bands(shape.bands) if shape.bands else nn.Identity()
         sizes = [shape.bands or BINS] + [shape.channels] * len(shape.strides)
@@ -235,7 +207,9 @@ class QualityNet(nn.Module):
         share = (START - LEAST) / (MOST - LEAST)
         nn.init.constant_(self.score.bias, torch.logit(torch.tensor(share)).item())
 
-    def forward(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def forward(  # type: ignore[override]
+        self, waveform: Tensor, lengths: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """[batch, samples], [batch] to score [batch], frames [batch, time] (0 past the end), frame_lengths [batch], and
         speech [batch]: which share of the frames is speech."""
         features, counts = self.front(waveform, lengths)
@@ -243,7 +217,9 @@ class QualityNet(nn.Module):
         return score, frames, left, masked_mean(torch.sigmoid(spoken), left)
 
     @torch.jit.export
-    def judge(self, features: Tensor, counts: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def judge(  # type: ignore[override]
+        self, features: Tensor, counts: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """From features [batch, time, 257] of which `counts` [batch] frames are true: score, frames, frame_lengths, and
         for each frame the logit of its being speech [batch, time]."""
         heard = valid(counts, features.shape[1]).to(features.dtype).unsqueeze(2)
@@ -256,42 +232,9 @@ class QualityNet(nn.Module):
         frames = frames * valid(left, frames.shape[1]).to(frames.dtype)
         return masked_mean(frames, left), frames, left, self.speech(made).squeeze(2)
 
-
-class ServedNet(nn.Module):
-    """`QualityNet` as its ONNX export computes it: the same answers from a spectrum at half the cost.
-
-    The first layer takes the bins in the order in which `PowerSpectrum` makes them, and holds what the features are
-    scaled by. Only a zero of the features must stay one, since it is what pads them.
-    """
-
-    def __init__(self, net: QualityNet) -> None:
-        super().__init__()
-        self.spectrum = PowerSpectrum(SIZE, HOP)
-        self.net = deepcopy(net)
-        self.hop, self.quiet, self.floor = HOP, QUIET, FLOOR * 1e4
-        self.headroom = HEADROOM * 1e-2  # (log10 p + 4) / 3 = ln(10^4 p) / (3 ln 10)
-        if isinstance(self.net.bands, nn.Linear):
-            self.net.bands.weight = _reordered(self.net.bands.weight, self.spectrum.bins)
-        else:
-            first = self.net.convolutions[0].convolution
-            first.weight = _reordered(first.weight, self.spectrum.bins)
-
-    def forward(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """See `QualityNet`."""
-        heard = silence_past(waveform, lengths)
-        power = (heard * heard).sum(1) / lengths.clamp(min=1).to(heard.dtype)
-        level = torch.sqrt(power).clamp(min=self.quiet) * self.headroom
-        features = torch.log(self.spectrum(heard / level.unsqueeze(1)) + self.floor)
-        score, frames, left, spoken = self.net.judge(features, frame_counts(lengths, self.hop))
-        return score, frames, left, masked_mean(torch.sigmoid(spoken), left)
-
-
-def _reordered(weight: Tensor, bins: NDArray[np.int64]) -> nn.Parameter:
-    """*weight* [outputs, 257, ...] for features that are natural logarithms in the order *bins*; a bin counts once."""
-    _, once = np.unique(bins, return_index=True)
-    taken = torch.zeros(weight.shape[0], len(bins), *weight.shape[2:])
-    taken[:, once] = weight.detach() / (3 * math.log(10))
-    return nn.Parameter(taken)
+    def first(self) -> list[tuple[nn.Module, str]]:
+        """See `Judge`."""
+        return [(self.bands if isinstance(self.bands, nn.Linear) else self.convolutions[0].convolution, "weight")]
 
 
 def _bands(count: int) -> nn.Linear:
