@@ -197,7 +197,7 @@ def main(arguments: list[str] | None = None) -> None:
     figures |= {"quiet": quiet(scorer, Maker(corpus, options.split, options.runs, seed=0), facts)}
     figures |= behaviour(model, Maker(corpus, options.split, options.runs, seed=1), shape.step_s)
     figures |= {
-        "dnsmos": beside(options.runs, options.split, clips, corpus),
+        "dnsmos": beside(options.runs, options.split, clips, corpus) if options.split == "test" else None,
         "parameters": sum(weights.numel() for weights in model.parameters()),
         "clips_trained_on": settings["clips"],
     }

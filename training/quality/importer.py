@@ -42,9 +42,9 @@ MOST_NAMED = 6
 
 WHAT = {
     "blstm": "Two bidirectional LSTMs of 100 and a head of 50, after Quality-Net (Fu et al., Interspeech 2018).",
-    "blstm-attn": "Two bidirectional LSTMs of 100, attention over 64 frames to each side, a head of 50.",
-    "cnn": "Four dilated convolutional blocks, each step of which is 64 frames, and a linear head.",
-    "cnn-se": "Four dilated convolutional blocks with squeeze-and-excitation, each step 64 frames, and a linear head.",
+    "blstm-attn": "Two bidirectional LSTMs of 100, attention restricted to 64 frames on each side, and a head of 50.",
+    "cnn": "Four blocks of dilated convolutions, each step of which is 64 frames, and a linear head.",
+    "cnn-se": "Four blocks of dilated convolutions with squeeze-and-excitation, each step 64 frames; a linear head.",
 }
 KNOWN = {
     "blstm": "",
@@ -67,16 +67,17 @@ CARD = """# {name}, version {version}
 Says how good speech sounds as PESQ wide band (ITU-T P.862.2, 1.0…4.64), without the undamaged reference: one score, and
 a curve with a value every {step_ms} ms whose mean is the score.
 
-{what} {parameters} parameters, imported from a checkpoint. Net and arithmetic are those of the first writing
-("faithful"), not those of the corrected nets.
+{what}
+{parameters} parameters, imported from a checkpoint. Net and arithmetic are those of the first writing ("faithful"), not
+those of the corrected nets.
 
 **Not for** music, or sounds other than speech. **To be written by who trained it**: what else it is not for.
 
 ## How it hears
 
-At 16 kHz: {hearing}, 512 samples every 256, centred. The checkpoint does not say so: the import was told, or left at
-its defaults. **If the training made its features otherwise, every score is wrong.** Compare a few scores with those of
-the training's own code before you rely on one.
+At 16 kHz: {hearing}, 512 samples every 256, centred.
+The checkpoint does not say so: the import was told, or left at its defaults. **If the training made its features
+otherwise, every score is wrong.** Compare a few scores with those of the training's own code before you rely on one.
 
 ## How good it is
 
@@ -118,7 +119,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if not isinstance(held, Mapping) or not held or not all(isinstance(value, Tensor) for value in held.values()):
         found = _some([str(name) for name in held]) if isinstance(held, Mapping) else f"a {type(held).__name__}"
         places = ", ".join(HOLDERS)
-        raise BadCheckpoint(f"{path}: no state dict, as it is or under {places}; it holds {found or 'nothing'}")
+        raise BadCheckpoint(f"{path}: holds {found or 'nothing'}, no state dict, neither by itself nor as {places}")
     return {str(name).removeprefix(PREFIX): values for name, values in held.items()}
 
 
@@ -262,7 +263,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
         "--log", dest="feature", action="store_const", const="log", default="log",
         help="features are (log10(power + 1e-10) + 4) / 3 (the default)",
     )  # fmt: skip
-    feature.add_argument("--magnitude", dest="feature", action="store_const", const="magnitude", help="plain |STFT|")
+    feature.add_argument("--magnitude", dest="feature", action="store_const", const="magnitude", help="|STFT| as it is")
     parser.add_argument("--window", choices=("hann", "hamming"), default="hann", help="(default: %(default)s)")
     parser.add_argument(
         "--level", choices=("rms", "peak", "none"), default="rms",

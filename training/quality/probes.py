@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import islice
 
 import numpy as np
 import torch
@@ -81,23 +82,29 @@ def level_shift(model: nn.Module, speech: list[Mono]) -> dict[str, float]:
     return {"float": gains, "16 bit": shift(from_db(-20.0), bits=True), "flip": shift(-1.0)}
 
 
-def locality(model: nn.Module, maker: Maker, step_s: float, count: int) -> float:
-    """ROC area of the curve for finding the one damaged stretch of a clip; 0.2 s beside its borders do not count."""
-    rng = np.random.default_rng(2)
-    values, bad = [], []
-    for _ in range(count):
-        speech = maker.voices.draw(rng, 5 * RATE_HZ, AS_RECORDED).waveform
+def spoilt(
+    rng: np.random.Generator, maker: Maker, samples: int = 5 * RATE_HZ
+) -> Iterator[tuple[Mono, tuple[float, float]]]:
+    """For ever: a clip with one damaged stretch of half to two seconds, and where that begins and ends in seconds."""
+    while True:
+        speech = maker.voices.draw(rng, samples, AS_RECORDED).waveform
         size = int(rng.uniform(0.5, 2.0) * RATE_HZ)
         start = int(rng.integers(len(speech) - size))
         heard = speech.copy()
         heard[start : start + size] = _spoil(rng, maker, speech)[start : start + size]
+        yield heard, (start / RATE_HZ, (start + size) / RATE_HZ)
+
+
+def locality(model: nn.Module, maker: Maker, step_s: float, count: int) -> float:
+    """ROC area of the curve for finding the one damaged stretch of a clip; 0.2 s beside its borders do not count."""
+    areas = []
+    for heard, (from_s, to_s) in islice(spoilt(np.random.default_rng(2), maker), count):
         curve = run(model, [heard])[1][0]
         times_s = np.arange(len(curve)) * step_s
-        inside = (times_s >= start / RATE_HZ) & (times_s < (start + size) / RATE_HZ)
-        near = np.minimum(np.abs(times_s - start / RATE_HZ), np.abs(times_s - (start + size) / RATE_HZ)) < 0.2
-        values.append(-curve[~near])
-        bad.append(inside[~near])
-    return float(np.mean([area_under_curve(curve, stretch) for curve, stretch in zip(values, bad, strict=True)]))
+        inside = (times_s >= from_s) & (times_s < to_s)
+        near = np.minimum(np.abs(times_s - from_s), np.abs(times_s - to_s)) < 0.2
+        areas.append(area_under_curve(-curve[~near], inside[~near]))
+    return float(np.mean(areas))
 
 
 def _spoil(rng: np.random.Generator, maker: Maker, speech: Mono) -> Mono:
