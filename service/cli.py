@@ -57,6 +57,13 @@ def _parser() -> argparse.ArgumentParser:
     one = models.add_parser("check", help="say what is wrong with a model folder, and what would be right")
     one.add_argument("folder", type=Path, help="a version folder with model.toml in it, or a folder of such")
     one.set_defaults(run=_models_check)
+    dnsmos = models.add_parser(
+        "add-dnsmos", help="make a model folder of the DNSMOS files in the installed package speechmos"
+    )
+    dnsmos.add_argument(
+        "--out", type=Path, default=Path("models"), help="folder to add it to, for EARMARK_MODELS [default: models]"
+    )
+    dnsmos.set_defaults(run=_models_add_dnsmos)
     tune = commands.add_parser(
         "tune", help="measure models on this machine and write down what suits them best, so that loads need not"
     )
@@ -155,6 +162,14 @@ def _models_list(given: argparse.Namespace) -> int:
 
 def _models_check(given: argparse.Namespace) -> int:
     return _check_folders([given.folder])
+
+
+def _models_add_dnsmos(given: argparse.Namespace) -> int:
+    from service.importers.dnsmos import add_dnsmos
+
+    folder = add_dnsmos(given.out)
+    print(f"{folder} is there; start with EARMARK_MODELS={given.out} and ask for model=dnsmos")
+    return 0
 
 
 def _check(given: argparse.Namespace) -> int:

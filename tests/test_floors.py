@@ -18,7 +18,8 @@ BELOW = {
     "engine": {"ground", "backends"},
     "tasks": {"ground", "audio", "engine"},
     "api": {"ground", "audio", "engine", "tasks"},
-    "roof": {"ground", "backends", "audio", "engine", "tasks", "api"},
+    "importers": {"ground", "engine"},
+    "roof": {"ground", "backends", "audio", "engine", "tasks", "api", "importers"},
 }
 GROUND = {"service", "service.values", "service.errors", "service.settings", "service.metrics", "service.clock"}
 ROOF = {"service.app", "service.cli", "service.__main__"}
@@ -29,6 +30,7 @@ HOMES = {
     "uvicorn": ("service.app", "service.cli"),
     "prometheus_client": ("service.metrics", "service.api"),
     "onnxruntime": ("service.backends",),
+    "onnx": ("service.importers",),
     "torch": ("service.backends.torchscript",),
     "torchaudio": (),
     "soundfile": ("service.audio",),

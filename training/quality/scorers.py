@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +13,10 @@ import torch
 from torch import nn
 
 from service.engine.manifest import read_manifest
+from service.importers.dnsmos import MissingExtra, add_dnsmos
 from training.corpus import Mono
 
 RATE_HZ = 16000
-DNSMOS_SAMPLES = 144160
-"""9.01 s, the one length its graph takes."""
-DNSMOS_OVERALL = (-0.06766283, 1.11546468, 0.04602535)
-"""From the graph's raw value to the scale, highest power first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,22 +64,12 @@ def exported(path: Path) -> Scorer:
 
 
 def dnsmos() -> Scorer | None:
-    """DNSMOS P.835's overall score (Reddy et al., 2022), from the installed package `speechmos`; None without it."""
-    found = importlib.util.find_spec("speechmos")
-    if found is None or found.origin is None:
-        return None
-    session = _session(Path(found.origin).parent / "dnsmos_models" / "sig_bak_ovr.onnx")
-
-    def score(samples: Mono) -> Heard:
-        whole = samples
-        while len(whole) < DNSMOS_SAMPLES:
-            whole = np.append(whole, samples)
-        starts = range(0, len(whole) - DNSMOS_SAMPLES + 1, RATE_HZ)
-        windows = np.stack([whole[start : start + DNSMOS_SAMPLES] for start in starts]).astype(np.float32)
-        raw = session.run(None, {"input_1": windows})[0][:, 2]
-        return Heard(float(np.polyval(DNSMOS_OVERALL, raw).mean()), np.zeros(0, np.float32))
-
-    return score
+    """DNSMOS P.835's overall score (Reddy et al., 2022); None without the packages of the extra `dnsmos`."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            return exported(add_dnsmos(Path(folder)) / "model.onnx")
+        except MissingExtra:
+            return None
 
 
 def _session(path: Path) -> onnxruntime.InferenceSession:
