@@ -86,21 +86,19 @@ def models_table(found: Mapping[Kind, Figures], folders: Mapping[Kind, Path]) ->
 
 
 def damage_table(found: Mapping[Kind, Figures]) -> str:
-    """LCC by kind of damage, DNSMOS last."""
-    other = next((one["dnsmos"] for one in found.values() if one.get("dnsmos")), None)
-    kinds = list(next(iter(found.values()))["by_damage"])
-    columns = {NAMES[kind]: one["by_damage"] for kind, one in found.items()}
-    whole = {NAMES[kind]: one["all"] for kind, one in found.items()}
-    if other:
-        columns["DNSMOS overall"], whole["DNSMOS overall"] = other["by_damage"], other["all"]
-    rows = ["| damage | clips | " + " | ".join(columns) + " |", "|---|---|" + "---|" * len(columns)]
+    """LCC by kind of damage of all nets and of DNSMOS, on the clips that DNSMOS was asked about."""
+    columns = {NAMES[kind]: one["beside"]["net"] for kind, one in found.items() if one["beside"]}
+    if not columns:
+        return "DNSMOS was not asked: the packages of the extra `dnsmos` were not installed."
+    columns["DNSMOS overall"] = next(one["beside"]["dnsmos"] for one in found.values() if one["beside"])
     first = next(iter(columns.values()))
-    for kind in kinds:
-        cells = (f"{column[kind]['lcc']:.3f}" if "lcc" in column[kind] else "-" for column in columns.values())
-        rows.append(f"| {kind} | {first[kind]['clips']} | " + " | ".join(cells) + " |")
-    total = next(iter(whole.values()))["clips"]
-    rows.append(f"| all | {total} | " + " | ".join(f"{one['lcc']:.3f}" for one in whole.values()) + " |")
-    return "\n".join(rows)
+    rows = ["| damage | clips | " + " | ".join(columns) + " |", "|---" * (2 + len(columns)) + "|"]
+    for kind, counted in first["by_damage"].items():
+        parts = (column["by_damage"][kind] for column in columns.values())
+        cells = (f"{part['lcc']:.3f}" if "lcc" in part else "-" for part in parts)
+        rows.append(f"| {kind} | {counted['clips']} | " + " | ".join(cells) + " |")
+    totals = (f"{column['all']['lcc']:.3f}" for column in columns.values())
+    return "\n".join([*rows, f"| all | {first['all']['clips']} | " + " | ".join(totals) + " |"])
 
 
 def loss_table(runs: Path) -> str:
