@@ -82,6 +82,24 @@ def test_the_rate_rises_then_falls_to_its_floor() -> None:
     assert rates[-1] == pytest.approx(0.05)
 
 
+def test_the_rate_may_fall_by_steps() -> None:
+    plan = loop.Plan(epochs=6, steps_per_epoch=10, rate=1.0, warm_up_epochs=0, falls=(2, 0.3))
+
+    assert [plan.rate_at(10 * epoch + 5) for epoch in range(6)] == pytest.approx([1, 1, 0.3, 0.3, 0.09, 0.09])
+
+
+@pytest.mark.parametrize(
+    ("scores", "epochs"), [([1, 3, 2, 2, 2, 2, 2], 4), ([1, 2, 3, 4, 5, 6, 7], 7), ([3, 3, 3, 3], 3)]
+)
+def test_a_run_that_gets_no_better_ends(tmp_path: Path, scores: list[float], epochs: int) -> None:
+    plan = loop.Plan(epochs=len(scores), steps_per_epoch=1, patience=2)
+    told = iter(scores)
+
+    loop.fit(network(), batches, loss, plan, tmp_path, lambda _: {"score": float(next(told))})
+
+    assert len((tmp_path / "history.jsonl").read_text().splitlines()) == epochs
+
+
 def test_a_failed_save_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "state.pt"
     loop.save({"value": 1}, path)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import soundfile
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("pesq")
 
 from tests.training.made_audio import made_corpus, voice  # noqa: E402
-from training.quality import evaluate, export, labels, train  # noqa: E402
+from training.quality import compare, evaluate, export, labels, report, train  # noqa: E402
 from training.quality.features import Features, open_features, random_responses, respond  # noqa: E402
 from training.quality.hand import fit_line, measure  # noqa: E402
 from training.quality.measures import agreement, area_under_curve, interval, rank_correlation  # noqa: E402
@@ -239,7 +241,7 @@ def test_the_whole_chain_writes_a_version_that_loads(workshop: Path, monkeypatch
     monkeypatch.setattr(evaluate, "LADDERS", 2)
     monkeypatch.setattr(evaluate, "CLIPS", 2)
     monkeypatch.setattr(evaluate, "QUIET_CLIPS", 4)
-    monkeypatch.setattr(evaluate, "dnsmos", lambda: lambda samples: Heard(3.0, samples[:0]))
+    monkeypatch.setattr(evaluate, "dnsmos", lambda: lambda samples: Heard(float(np.abs(samples).mean()), samples[:0]))
     runs, data = str(workshop / "runs"), str(workshop)
 
     train.main(["--runs", runs, "--epochs", "1", "--channels", "8", "--hidden", "6"])
@@ -259,3 +261,61 @@ def test_the_whole_chain_writes_a_version_that_loads(workshop: Path, monkeypatch
     card = (folder / "CARD.md").read_text("utf-8")
     assert "- Made (CC0-1.0)" in card
     assert "{" not in card
+
+    monkeypatch.setattr(report, "PICTURES", workshop / "pictures")
+    report.main(["--runs", runs, "--data", data, "--into", str(workshop / "models")])
+
+    text = (workshop / "models" / "QUALITY.md").read_text("utf-8")
+    assert f"| {found['all']['lcc']:.3f} |" in text
+    assert "DNSMOS overall" in text
+    assert "{" not in text
+    drawn = {path.name for path in (workshop / "pictures").iterdir()}
+    assert drawn == {"quality-labels.svg", "quality-blstm.svg", "quality-stretch.svg"}
+    for path in (workshop / "pictures").iterdir():
+        ElementTree.fromstring(path.read_text("utf-8"))  # noqa: S314  our own
+
+
+def test_own_recordings_are_compared_by_name_and_kind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    references, degraded = tmp_path / "clean", tmp_path / "heard"
+    (references / "deep").mkdir(parents=True)
+    (degraded / "noise").mkdir(parents=True)
+    for seed in range(3):
+        speech = voice(2.0, seed)
+        noise = 0.01 * np.random.default_rng(seed).standard_normal(len(speech)).astype(np.float32)
+        soundfile.write(references / "deep" / f"{seed}.flac", speech, 16000)
+        soundfile.write(degraded / "noise" / f"{seed}.wav", speech + noise, 16000)
+        soundfile.write(degraded / f"{seed}.wav", speech, 16000)
+    soundfile.write(degraded / "noise" / "lonely.wav", voice(1.0), 16000)
+    shipped = sorted((Path(__file__).parents[2] / "exported_models").glob("quality-*/*/model.toml"))[0].parent
+    monkey = pytest.MonkeyPatch()
+    monkey.setattr(compare, "dnsmos", lambda: None)
+
+    compare.main([str(references), str(degraded), "--models", str(shipped), "--out", str(tmp_path / "found.json")])
+
+    monkey.undo()
+    found = json.loads((tmp_path / "found.json").read_text())
+    (judged,) = found["models"].values()
+    assert judged["all"]["clips"] == 6
+    assert {kind: one["clips"] for kind, one in judged["by_kind"].items()} == {"all": 3, "noise": 3}
+    assert "lonely.wav: no reference" in capsys.readouterr().out
+    assert len(list(tmp_path.glob("found.*.svg"))) == 1
+
+
+def test_parts_of_the_scale_may_be_drawn_alike() -> None:
+    features = made_features(400, 0)
+    features.labels[:300] = 4.0
+
+    drawn = [batch[2] for batch in train.batches(features, np.arange(400), 0.0, np.random.default_rng(0), even=True)]
+
+    labels_ = torch.cat(drawn).numpy()
+    assert (labels_ == 4.0).mean() < 0.2
+
+
+def test_kinds_of_damage_may_be_left_out() -> None:
+    def fact(*families: str) -> labels.Fact:
+        return labels.Fact(0, 3.0, 1, "", "", "", {}, [{"family": family, "parameters": {}} for family in families])
+
+    facts = [fact("noise"), fact("noise", "codec"), fact(), fact("codec"), fact("band")]
+
+    assert train.usable_clips(facts, None, ["codec"]).tolist() == [0, 2, 4]
+    assert train.usable_clips(facts, 2, []).tolist() == [0, 1]
