@@ -83,6 +83,19 @@ def test_open_door_lets_everybody_in() -> None:
     assert callers == {"10.0.0.1"}
 
 
+@pytest.mark.parametrize(
+    ("address", "caller"),
+    [
+        ("10.0.0.1", "10.0.0.1"), ("2001:db8:1:2::1", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2:ffff:ffff:ffff:ffff", "2001:db8:1:2::/64"), ("2001:db8:1:3::1", "2001:db8:1:3::/64"),
+        ("::ffff:10.0.0.1", "10.0.0.1"), ("", ""), ("testclient", "testclient"),
+    ],
+)  # fmt: skip
+def test_without_keys_a_network_of_ipv6_is_one_caller(address: str, caller: str) -> None:
+    with OpenDoor().enter(None, address) as entered:
+        assert entered == caller
+
+
 def test_door_for_is_keyed_when_there_are_keys() -> None:
     assert isinstance(door_for((), 1), OpenDoor)
     assert isinstance(door_for(iter(KEYS), 1), KeyedDoor)
