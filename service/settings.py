@@ -80,8 +80,11 @@ class Settings(BaseSettings):
         description="Largest enhanced recording that is held whole (JSON, multipart, score=true); streamed ones have no such limit.",
     )
     max_parts: int = Field(64, ge=1, le=1000, description="Most parts of a form.")
-    body_timeout_s: float = Field(120.0, gt=0, description="Longest time a body may take to arrive, in seconds.")
+    body_timeout_s: float = Field(300.0, gt=0, description="Longest time a body may take to arrive, in seconds.")
     body_stall_s: float = Field(20.0, gt=0, description="Longest pause between two pieces of a body, in seconds.")
+    body_rate: float = Field(
+        4096.0, ge=0, description="Least bytes a second of a body, on average and after its first ten seconds; 0 for any."
+    )
     child_memory_bytes: int = Field(
         1024 * MIB, ge=64 * MIB, description="Memory of the child process that decodes rarer formats."
     )

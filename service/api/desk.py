@@ -163,7 +163,9 @@ def _deadline_s(request: Request, most_s: float) -> float:
 
 
 def _upload_limits(settings: Settings) -> UploadLimits:
-    return UploadLimits(settings.max_body_bytes, settings.max_parts, settings.body_timeout_s, settings.body_stall_s)
+    return UploadLimits(
+        settings.max_body_bytes, settings.max_parts, settings.body_timeout_s, settings.body_stall_s, settings.body_rate
+    )
 
 
 def _is_bulk(request: Request) -> bool:

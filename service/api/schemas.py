@@ -229,6 +229,7 @@ class Limits(_Shape):
     max_answer_bytes: int
     body_timeout_s: float
     body_stall_s: float
+    body_rate: float = Field(description="least bytes a second of a body, after its first ten seconds; 0 for any")
     deadline_s: float
     queue_s: float
     key_requests: int | None = Field(description="requests in flight for one key; null where no keys are set")

@@ -6,6 +6,7 @@ Every limit is held while reading. Knows HTTP bodies and forms; whether the byte
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -35,16 +36,20 @@ RAW = frozenset(
 SUPPORTED = ["audio/*", "video/*", "application/octet-stream", FORM]
 BUDGET_RETRY_S = 2.0
 MAX_LENGTH_DIGITS = 20
+SETTLE_S = 10.0
+"""A connection may start slowly."""
 
 
 @dataclass(frozen=True, slots=True)
 class UploadLimits:
-    """What one body may cost: bytes, parts of a form, seconds in all, seconds between two pieces."""
+    """What one body may cost: bytes, parts of a form, seconds in all, seconds between two pieces; and how many bytes a
+    second must have come, on average, once `SETTLE_S` have gone by."""
 
     max_body_bytes: int = 256 << 20
     max_parts: int = 64
-    body_timeout_s: float = 120.0
+    body_timeout_s: float = 300.0
     body_stall_s: float = 20.0
+    body_rate: float = 4096.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,9 +160,9 @@ class _Body:
 
     async def read_into(self, reader: FormReader | _RawReader) -> None:
         self._hold(self._announced or 0)
-        deadline = asyncio.get_running_loop().time() + self._limits.body_timeout_s
+        began = asyncio.get_running_loop().time()
         while True:
-            message = await self._next(deadline)
+            message = await self._next(began)
             piece = message.get("body", b"")
             if piece:
                 self._count(piece)
@@ -169,27 +174,34 @@ class _Body:
                 f"The body broke off: {self._announced} bytes were announced, {self._received_bytes} came."
             )
 
-    async def _next(self, deadline: float) -> Message:
-        now = asyncio.get_running_loop().time()
+    async def _next(self, began: float) -> Message:
+        now, limits = asyncio.get_running_loop().time(), self._limits
+        dues = {
+            "body_timeout_s": began + limits.body_timeout_s,
+            "body_rate": began + SETTLE_S + self._received_bytes / limits.body_rate if limits.body_rate else math.inf,
+            "body_stall_s": now + limits.body_stall_s,
+        }
+        limit = min(dues, key=lambda name: dues[name])
         try:
-            if now > deadline:
+            if now > dues[limit]:
                 raise TimeoutError
-            async with asyncio.timeout_at(min(deadline, now + self._limits.body_stall_s)):
+            async with asyncio.timeout_at(dues[limit]):
                 message = await self._receive()
         except TimeoutError:
-            raise self._too_slow(deadline) from None
+            raise self._too_slow(limit) from None
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
         return message
 
-    def _too_slow(self, deadline: float) -> SlowBody:
-        if asyncio.get_running_loop().time() >= deadline:
-            limit, maximum_s, what = "body_timeout_s", self._limits.body_timeout_s, "did not arrive"
-        else:
-            limit, maximum_s, what = "body_stall_s", self._limits.body_stall_s, "paused"
-        return SlowBody(
-            f"The body {what} within {maximum_s:g} s.", limit=limit, maximum=maximum_s, got_bytes=self._received_bytes
-        )
+    def _too_slow(self, limit: str) -> SlowBody:
+        allowed: float = getattr(self._limits, limit)
+        words = {
+            "body_timeout_s": f"did not arrive within {allowed:g} s",
+            "body_stall_s": f"paused for {allowed:g} s",
+            "body_rate": f"came at less than {allowed:g} bytes a second",
+        }
+        bound = {"minimum" if limit == "body_rate" else "maximum": allowed}
+        return SlowBody(f"The body {words[limit]}.", limit=limit, got_bytes=self._received_bytes, **bound)
 
     def _count(self, piece: bytes) -> None:
         self._received_bytes += len(piece)

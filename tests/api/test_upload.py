@@ -200,8 +200,8 @@ async def test_client_that_goes_leaves_nothing() -> None:
     assert budget.held_bytes == 0
 
 
-async def slow(sender: Sender, body_timeout_s: float, body_stall_s: float) -> SlowBody:
-    limits = UploadLimits(1000, 3, body_timeout_s, body_stall_s)
+async def slow(sender: Sender, body_timeout_s: float, body_stall_s: float, body_rate: float = 0.0) -> SlowBody:
+    limits = UploadLimits(1000, 3, body_timeout_s, body_stall_s, body_rate)
     budget = memory()
     with pytest.raises(SlowBody) as caught:
         async with receive_upload(request(sender), limits, budget):
@@ -227,6 +227,34 @@ async def test_body_that_drips_is_refused_though_it_never_pauses() -> None:
 
     error = await slow(drip, body_timeout_s=0.02, body_stall_s=5.0)  # type: ignore[arg-type]
     assert error.extra["limit"] == "body_timeout_s"
+
+
+async def test_body_that_drips_bytes_is_refused_once_it_had_time_to_settle(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.api.upload.SETTLE_S", 0.03)
+
+    async def drip() -> Message:
+        await asyncio.sleep(0.002)
+        return {"type": "http.request", "body": b"x", "more_body": True}
+
+    error = await slow(drip, body_timeout_s=5.0, body_stall_s=5.0, body_rate=4000.0)  # type: ignore[arg-type]
+
+    assert error.extra["limit"] == "body_rate"
+    assert error.extra["minimum"] == 4000.0
+    assert 0 < error.extra["got_bytes"] < 100
+
+
+async def test_slow_but_steady_enough_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.api.upload.SETTLE_S", 0.5)
+    pieces = iter([b"x" * 200] * 4)
+
+    async def steady() -> Message:
+        await asyncio.sleep(0.002)
+        piece = next(pieces, b"")
+        return {"type": "http.request", "body": piece, "more_body": bool(piece)}
+
+    limits = UploadLimits(1000, 3, 5.0, 5.0, body_rate=100.0)
+    async with receive_upload(request(steady), limits, memory()) as upload:  # type: ignore[arg-type]
+        assert len(upload.files[0].body) == 800
 
 
 async def test_body_that_is_always_ready_is_refused_when_its_time_is_over() -> None:

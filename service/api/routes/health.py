@@ -54,6 +54,7 @@ async def limits(request: Request) -> Limits:
         max_answer_bytes=settings.max_answer_bytes,
         body_timeout_s=settings.body_timeout_s,
         body_stall_s=settings.body_stall_s,
+        body_rate=settings.body_rate,
         deadline_s=settings.deadline_s,
         queue_s=settings.queue_s,
         key_requests=settings.key_requests if settings.keys() else None,
