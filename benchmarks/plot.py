@@ -103,13 +103,17 @@ def ratios(drawing: Drawing, peers: dict[str, dict[str, Any]]) -> None:
 
 
 def summary(results: dict[str, dict[str, Any]]) -> str:
-    """Every figure of every file as rows, lists left to the JSON; and what it was measured on."""
+    """Every figure of every file as rows, and what it was measured on; a peer's many loads are left to the JSON."""
     blocks = []
     for name, document in results.items():
         about = ", ".join(f"{key} {value}" for key, value in document["machine"].items())
-        rows = [(path, value) for path, value in _leaves(document, "") if not path.startswith("machine")]
+        rows = [(path, value) for path, value in _leaves(document, "") if not _is_left_out(path)]
         blocks.append(f"## {name}\n\n{about}\n\n{table(('figure', 'value'), rows)}\n")
     return "\n".join(blocks)
+
+
+def _is_left_out(path: str) -> bool:
+    return path.startswith("machine") or ", loads " in path.partition(", rounds ")[2]
 
 
 def _leaves(value: Any, path: str) -> list[tuple[str, object]]:
