@@ -21,8 +21,8 @@ from training.quality.train import load_net
 NAMES: dict[Kind, str] = {kind: f"quality-{kind}" for kind in KINDS}
 OUTPUTS = {"score": ("batch",), "frames": ("batch", "time"), "frame_lengths": ("batch",), "speech": ("batch",)}
 WORDS: dict[Kind, str] = {
-    "blstm": "one bidirectional LSTM of {hidden}",
-    "blstm-attn": "one bidirectional LSTM of {hidden}, attention of four heads to what lies within a second",
+    "blstm": "{layers} bidirectional LSTM of {hidden}",
+    "blstm-attn": "{layers} bidirectional LSTM of {hidden}, attention of four heads to what lies within a second",
     "cnn": "residual convolutions over time with dilations {dilations}",
     "cnn-se": "residual convolutions over time with dilations {dilations}, squeezed and excited by the whole piece",
 }
@@ -101,7 +101,8 @@ def card(
 ) -> str:
     """The text of `CARD.md`, with what was *found* on *split* and on the split that the weights were *chosen* on."""
     shape = Shape.from_table(settings["shape"])
-    trunk = WORDS[shape.kind].format(hidden=shape.hidden, dilations=", ".join(map(str, shape.dilations)))
+    layers = {1: "one", 2: "two layers of"}.get(shape.layers, str(shape.layers))
+    trunk = WORDS[shape.kind].format(layers=layers, hidden=shape.hidden, dilations=", ".join(map(str, shape.dilations)))
     return TEMPLATE.read_text("utf-8").format(
         name=NAMES[shape.kind],
         version=version,
@@ -148,7 +149,7 @@ def _options(settings: dict[str, Any]) -> str:
         "strides": " ".join(map(str, shape.strides)), "dropout": shape.dropout, "seed": settings["seed"],
     }  # fmt: skip
     if shape.kind.startswith("blstm"):
-        said["hidden"] = shape.hidden
+        said |= {"hidden": shape.hidden, "layers": shape.layers}
     else:
         said["dilations"] = " ".join(map(str, shape.dilations))
     return " ".join(f"--{name} {value}" for name, value in said.items())

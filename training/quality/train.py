@@ -147,7 +147,7 @@ def _settings(options: argparse.Namespace, clips: int, folder: Path) -> dict[str
         begun: dict[str, Any] = json.loads(path.read_text("utf-8"))
         return begun
     shape = Shape(
-        options.kind, options.bands, options.channels, tuple(options.strides), options.hidden,
+        options.kind, options.bands, options.channels, tuple(options.strides), options.hidden, options.layers,
         dilations=tuple(options.dilations), dropout=options.dropout,
     )  # fmt: skip
     settings = {
@@ -172,6 +172,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--channels", type=int, default=128)
     parser.add_argument("--strides", type=int, nargs="+", default=[2, 2])
     parser.add_argument("--hidden", type=int, default=64, help="of the LSTM, in each direction")
+    parser.add_argument("--layers", type=int, default=1, help="of the LSTM")
     parser.add_argument("--dilations", type=int, nargs="+", default=[1, 2, 4, 8], help="of the convolutions")
     parser.add_argument("--dropout", type=float, default=0.2)
     parser.add_argument(
