@@ -22,7 +22,7 @@ from training.simulate.rooms import draw_room
 from training.simulate.spectrum import band_gain, shape
 from training.simulate.speech import Preparation, Voices
 
-PREPARATION = Preparation(gated=0.25, second_voice=0.0, near_room=0.1, room_tone=0.0)
+PREPARATION = Preparation(gated=0.25, second_voice=0.0, coded=0.0, near_room=0.1, room_tone=0.0)
 """References without room tone: what lies under the voice is to be taken away, not learned."""
 LIST_LEVEL_DBFS = -28.0
 SNR_DB = (-6.0, 18.0)

@@ -32,6 +32,7 @@ MIN_S = 0.25
 WORSE, BIASED = 2.0, 0.3
 """By how many times the squared error may grow, and by how much the mean may be off, before a score is doubted."""
 NARROW_HZ = 4000.0
+RESPONSE = "In training each clip is heard through a new random device response. "
 
 
 def validity(chosen: dict[str, Any]) -> dict[str, float]:
@@ -116,6 +117,8 @@ def card(
         epochs=settings["epochs"],
         best=settings["chosen"]["epoch"],
         run=settings["run"],
+        response=RESPONSE if settings["response_db"] else "",
+        note=settings.get("note", ""),
         options=_options(settings),
         split=split,
         val=chosen["all"],

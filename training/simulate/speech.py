@@ -11,12 +11,15 @@ import numpy as np
 import soxr
 
 from training.corpus import Mono, Sounds
+from training.simulate.damage import code
 from training.simulate.denoise import expand, gate
 from training.simulate.levels import active_rms, active_share, from_db
 from training.simulate.noise import Noises
 from training.simulate.rooms import draw_room, reverberate
 from training.simulate.spectrum import random_gain, shape
 
+STORED = {"mp3": (0.0, 0.5), "opus": (0.86, 0.94), "vorbis": (0.3, 0.6)}
+"""Codecs that collections of speech are kept in, and their compression levels."""
 IDEAL_FLOOR_DB = 66.0
 """Noise under every ideal, in dB below the active speech: recordings differ in theirs by 30 dB, and PESQ would call
 each of them perfect."""
@@ -32,6 +35,8 @@ class Preparation:
     """Probability that noise between and under the words is taken away."""
     second_voice: float = 0.15
     """Probability that somebody else speaks the rest."""
+    coded: float = 0.5
+    """Probability that it was stored by a lossy codec, as many collections are: that is no damage to the reference."""
     speed: tuple[float, float] = (0.82, 1.22)
     """Played faster by this factor: voice and pace together."""
     response: float = 0.85
@@ -48,7 +53,7 @@ class Preparation:
 
 
 VARIED = Preparation()
-AS_RECORDED = Preparation(0.0, 0.0, (1.0, 1.0), response=0.0, near_room=0.0, room_tone=0.0, floor_db=(66.0, 66.0))
+AS_RECORDED = Preparation(0.0, 0.0, 0.0, (1.0, 1.0), response=0.0, near_room=0.0, room_tone=0.0, floor_db=(66.0, 66.0))
 GATED = replace(AS_RECORDED, gated=1.0)
 
 
@@ -114,6 +119,11 @@ def prepare(
 ) -> tuple[Mono, Mono, dict[str, float | str]]:
     """*samples* of *spoken* at `LEVEL` after all that *preparation* asks for, its ideal, and what was done."""
     parameters: dict[str, float | str] = {"speed": round(speed, 3)}
+    if preparation.coded and rng.random() < preparation.coded:
+        codec = str(rng.choice(list(STORED), p=[0.5, 0.3, 0.2]))
+        level = round(float(rng.uniform(*STORED[codec])), 3)
+        spoken = code(spoken, rate_hz, codec, level)
+        parameters |= {"stored": codec, "stored_level": level}
     ideal = _played(expand(gate(spoken), rate_hz), speed, rate_hz)[:samples]
     if rng.random() < preparation.gated:
         waveform = ideal
