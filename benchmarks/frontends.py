@@ -17,6 +17,7 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
+from benchmarks.http import default_quality_folder
 from benchmarks.record import save, table
 from benchmarks.timing import interleaved, ratio
 from service.backends.onnx import OnnxBackend
@@ -116,8 +117,9 @@ def main() -> None:
     found = {f"{n_fft}/{hop}": compare(n_fft, hop, rate, given.rounds) for n_fft, hop, rate in SIZES}
     head = ("size/hop", "rfft and abs, ms", "power", "folded", "convolution", "error of power")
     print(table(head, [(name, *row.values()) for name, row in found.items()]))
+    quality = default_quality_folder().parent.name
     shares = {
-        "quality-blstm": share(512, 256, "quality-blstm", given.rounds),
+        quality: share(512, 256, quality, given.rounds),
         "sounds-cpresnet": share(2048, 640, "sounds-cpresnet", given.rounds),
     }
     print(table(("model", "share of its spectrum"), list(shares.items())))

@@ -57,9 +57,15 @@ def cpu_s(pid: int) -> float:
     return sum(int(field) for field in fields[11:15]) / TICKS
 
 
+def default_quality_folder() -> Path:
+    """The shipped quality model that serves where nobody names one."""
+    folders = [path.parent for path in sorted(embedded_models().glob("quality-*/*/model.toml"))]
+    return next(folder for folder in folders if read_manifest(folder).default)
+
+
 def default_quality() -> Loaded:
-    folders = [path.parent for path in embedded_models().glob("quality-*/*/model.toml")]
-    return load(folders[0], read_manifest(folders[0]), "cpu")
+    folder = default_quality_folder()
+    return load(folder, read_manifest(folder), "cpu")
 
 
 def plain(loaded: Loaded, sounds: Sequence[bytes], seconds: float) -> float:

@@ -8,11 +8,13 @@ Weights, figures and card stay; graphs, golden answer and sums are made anew and
 from __future__ import annotations
 
 import argparse
+import json
 import tomllib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -32,25 +34,27 @@ from training.scene.train import SHAPE as SCENE_SHAPE
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How a model is built before its weights are known, and how its ONNX file is made where that differs."""
+    """How a model is built from its manifest before its weights are known, and how its ONNX file is made where that
+    differs."""
 
-    build: Callable[[], nn.Module]
+    build: Callable[[Mapping[str, Any]], nn.Module]
     outputs: Outputs
     served: Callable[[nn.Module], nn.Module] | None = None
 
 
+def _quality(tables: Mapping[str, Any]) -> nn.Module:
+    return QualityNet(QualityShape.from_table(json.loads(tables["figures"]["shape"])))
+
+
 RECIPES = {
-    **{
-        name: Recipe(lambda kind=kind: QualityNet(QualityShape(kind)), quality.OUTPUTS, served)  # type: ignore[misc]
-        for kind, name in quality.NAMES.items()
-    },
-    scene.NAME: Recipe(lambda: Export(SCENE_SHAPE, Net(SCENE_SHAPE)), scene.OUTPUTS),
-    enhance.NAME: Recipe(lambda: Enhancer(ENHANCER_SHAPE), enhance.OUTPUTS),
+    **{name: Recipe(_quality, quality.OUTPUTS, served) for name in quality.NAMES.values()},
+    scene.NAME: Recipe(lambda _: Export(SCENE_SHAPE, Net(SCENE_SHAPE)), scene.OUTPUTS),
+    enhance.NAME: Recipe(lambda _: Enhancer(ENHANCER_SHAPE), enhance.OUTPUTS),
 }
 
 
-def shipped(folder: Path, recipe: Recipe) -> nn.Module:
-    """The network of *recipe* with the weights in `folder/model.pt`.
+def shipped(folder: Path, recipe: Recipe, tables: Mapping[str, Any]) -> nn.Module:
+    """The network of *recipe*, as *tables* describe it, with the weights in `folder/model.pt`.
 
     Raises:
         RuntimeError: the file holds another network.
@@ -58,7 +62,7 @@ def shipped(folder: Path, recipe: Recipe) -> nn.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         held = torch.jit.load(folder / "model.pt", map_location="cpu").state_dict()
-    model = recipe.build()
+    model = recipe.build(tables)
     # A compiled program also keeps the constants of its front end, which a network makes by itself.
     model.load_state_dict({name: values for name, values in held.items() if name in model.state_dict()})
     return model.eval()
@@ -72,7 +76,7 @@ def reexport(folder: Path) -> Checked:
     """
     tables = tomllib.loads((folder / "model.toml").read_text("utf-8"))
     recipe = RECIPES[tables["name"]]
-    model = shipped(folder, recipe)
+    model = shipped(folder, recipe, tables)
     kept = {key: value for key, value in tables.items() if key not in ("files", "golden")}
     card = (folder / "CARD.md").read_text("utf-8")
     served = recipe.served(model) if recipe.served else None

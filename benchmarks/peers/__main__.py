@@ -25,6 +25,7 @@ import numpy as np
 from benchmarks.client.drive import Target, closed_loop, open_loop
 from benchmarks.client.figures import summarise, throughput, wrong_answers
 from benchmarks.client.schedule import poisson
+from benchmarks.http import default_quality_folder
 from benchmarks.lengths import MIXES
 from benchmarks.peers import environments
 from benchmarks.peers.catalogue import EARMARK, PEERS, Peer, Place
@@ -36,7 +37,6 @@ from service.backends.factory import open_backend
 from service.backends.machine import usable_cores
 from service.engine import padding
 from service.engine.manifest import read_manifest
-from service.settings import embedded_models
 from tests.e2e.sounds import speechlike, wav
 
 CLIPS = 48
@@ -214,7 +214,7 @@ HEAD = (
 
 def cases(mixes: Sequence[str], scratch: Path) -> list[Case]:
     """Equal lengths with the shipped quality model; mixed ones with a BLSTM that takes up to 30 s at once."""
-    shipped = next(path.parent for path in sorted(embedded_models().glob("quality-*/*/model.toml")))
+    shipped = default_quality_folder()
     made = []
     for mix in mixes:
         folder = shipped

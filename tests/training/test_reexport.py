@@ -20,8 +20,8 @@ def test_every_shipped_model_has_a_recipe() -> None:
     assert {folder.parent.parent.name for folder in embedded_models().glob("*/*/model.toml")} <= set(RECIPES)
 
 
-def test_a_model_made_anew_answers_as_before(tmp_path: Path) -> None:
-    (shipped,) = embedded_models().glob("quality-*/*")
+@pytest.mark.parametrize("shipped", sorted(embedded_models().glob("quality-*/*")), ids=lambda path: path.parent.name)
+def test_a_model_made_anew_answers_as_before(tmp_path: Path, shipped: Path) -> None:
     folder = tmp_path / shipped.parent.name / shipped.name
     shutil.copytree(shipped, folder)
 

@@ -73,6 +73,7 @@ def manifest(
         "scales": [{"key": "pesq", "name": "PESQ-WB", "min": LEAST, "max": MOST, "better": "higher"}],
         "figures": {
             "variant": "corrected",
+            "shape": json.dumps(shape.table()),
             "split": split,
             "clips": everything["clips"],
             "speakers": everything["speakers"],
