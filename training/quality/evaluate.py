@@ -46,7 +46,7 @@ LADDERS, CLIPS = 40, 40
 
 QUIET_DBFS = (-30.0, -40.0, -50.0, -60.0)
 QUIET_CLIPS = 60
-DNSMOS_CLIPS = 300
+DNSMOS_CLIPS = 160
 
 
 def heard_of(scorer: Scorer, clips: Clips) -> list[Heard]:

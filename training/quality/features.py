@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from training.quality.labels import Clips, cut
-from training.quality.spectrum import BINS, RATE_HZ, Spectrum
+from training.quality.spectrum import BINS, HEARD_BINS, RATE_HZ, Spectrum
 
 KNOTS = 9
 LOWEST = -2.0
@@ -49,6 +49,7 @@ class Features:
             speech[place, : counts[place]] = self.speech[row]
         if responses_db is not None:
             spectra = respond(spectra, self.powers[rows], responses_db)
+        spectra[:, :, HEARD_BINS:] = 0
         return (
             torch.from_numpy(spectra), torch.from_numpy(counts), torch.from_numpy(self.labels[rows]),
             torch.from_numpy(curves), torch.from_numpy(speech),

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from training.frontend import masked_mean, mel_bank, valid
-from training.quality.spectrum import BINS, HOP, RATE_HZ, SIZE, Judge
+from training.quality.spectrum import BINS, HEARD_BINS, HOP, RATE_HZ, SIZE, Judge
 
 LEAST, MOST = 1.0, 4.64
 START = 2.5
@@ -231,6 +231,12 @@ class QualityNet(Judge):
         frames = self.least + self.range * torch.sigmoid(self.score(made).squeeze(2))
         frames = frames * valid(left, frames.shape[1]).to(frames.dtype)
         return masked_mean(frames, left), frames, left, self.speech(made).squeeze(2)
+
+    def deafen(self) -> None:
+        """Take from the first layer what lies above `HEARD_BINS`: it was never trained on that."""
+        with torch.no_grad():
+            for layer, name in self.first():
+                getattr(layer, name)[:, HEARD_BINS:] = 0
 
     def first(self) -> list[tuple[nn.Module, str]]:
         """See `Judge`."""

@@ -20,6 +20,8 @@ from training.frontend import PowerSpectrum, Stft, frame_counts, hann, silence_p
 RATE_HZ = 16000
 SIZE, HOP = 512, 256
 BINS = SIZE // 2 + 1
+HEARD_BINS = 7000 * SIZE // RATE_HZ + 1
+"""Of our own nets: P.862.2 is defined up to 7 kHz, and collections of speech differ in what lies above."""
 HEADROOM = 20.0
 """By `rms`, the waveform is brought to an RMS of 1 / 20 before its spectrum is taken."""
 QUIET = 1e-6

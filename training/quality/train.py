@@ -107,6 +107,7 @@ def load_net(folder: Path) -> tuple[QualityNet, dict[str, Any]]:
     model = QualityNet(Shape.from_table(settings["shape"]))
     state = torch.load(folder / "best.pt", weights_only=True)
     model.load_state_dict(state["model"])
+    model.deafen()
     return model.eval(), settings | {"chosen": state["figures"]}
 
 
