@@ -83,7 +83,7 @@ class ChannelQuality(_Shape):
 class Quality(ChannelQuality):
     """How good the recording sounds, and where it breaks."""
 
-    model: str = Field(examples=["quality-blstm@1"])
+    model: str = Field(examples=["quality-blstm@2"])
     audio: AudioInfo
     findings: list[FindingInfo] = Field(description="plain measurements that say why")
     channels: list[ChannelQuality] | None = Field(

@@ -1,6 +1,6 @@
 """Adds the int8 file of a shipped quality model: its convolutions with fixed scales, a scale for each channel.
 
-    python -m training.quality.quantize quality-blstm/1 --runs DIR
+    python -m training.quality.quantize quality-blstm/2 --runs DIR
 
 Scales are fixed on validation clips, so that an answer does not depend on its batch; the front end, the recurrent layer
 and the head stay fp32. What it costs is measured on the labelled test clips against the fp32 file and goes into

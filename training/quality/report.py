@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from service.engine.manifest import Manifest, read_manifest
+from service.engine.manifest import read_manifest
 from training.corpus import add_arguments, read_corpus
 from training.quality.export import NAMES
 from training.quality.labels import RATE_HZ, Clips, Maker, labels_folder
@@ -101,7 +101,8 @@ def damage_table(found: Mapping[Kind, Figures]) -> str:
     return "\n".join([*rows, f"| all | {first['all']['clips']} | " + " | ".join(totals) + " |"])
 
 
-def loss_table(runs: Path) -> str:
+def loss_text(runs: Path) -> str:
+    """The nets that differ in their loss alone, where they were trained."""
     head = ("frames are held to", "LCC", "SRCC", "MSE", "bad stretch", "clips, epochs")
     rows = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for constraint, words in CONSTRAINTS.items():
@@ -113,7 +114,24 @@ def loss_table(runs: Path) -> str:
             f"| {words} | {one['all']['lcc']:.3f} | {one['all']['srcc']:.3f} | {one['all']['mse']:.3f} "
             f"| {one['locality_auc']:.3f} | {one['clips_trained_on']}, {epochs} |"
         )
-    return "\n".join(rows)
+    if len(rows) == 2:
+        return ""
+    return " The plain convolutional net, all else equal:\n\n" + "\n".join(rows)
+
+
+def unseen_text(runs: Path) -> str:
+    """A net that never heard some kinds of damage, where one was trained."""
+    found = figures_of(runs, UNSEEN)
+    if found is None:
+        return ""
+    without = json.loads((runs / "quality" / UNSEEN / "run.json").read_text())["without"]
+    one = found["unseen"]
+    return (
+        "## Damage that was never heard\n\n"
+        f"The plain convolutional net trained without any clip that holds {' and '.join(without)}, judged on the "
+        f"{one['clips']} test clips\ndamaged by these alone: LCC {one['lcc']:.3f}, SRCC {one['srcc']:.3f}, "
+        f"MSE {one['mse']:.3f}.\n\n"
+    )
 
 
 def _kinds_table(kinds: Mapping[str, Figures]) -> str:
@@ -152,17 +170,15 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(1)
     found = {kind: one for kind in KINDS if (one := figures_of(options.runs, kind)) is not None}
     folders = {kind: newest(options.into, kind) for kind in found}
-    best = max(found, key=lambda kind: found[kind]["all"]["lcc"])
-    default: Manifest = read_manifest(folders[best])
-    unseen = figures_of(options.runs, UNSEEN)
-    settings = json.loads((options.runs / "quality" / UNSEEN / "run.json").read_text()) if unseen else {"without": []}
+    manifests = {kind: read_manifest(folder) for kind, folder in folders.items()}
+    best = next((kind for kind, manifest in manifests.items() if manifest.default), next(iter(found)))
+    default = manifests[best]
     one = found[best]
     text = TEMPLATE.read_text("utf-8").format(
         models=models_table(found, folders),
         damage=damage_table(found),
-        losses=loss_table(options.runs),
-        left_out=" and ".join(settings["without"]),
-        unseen=unseen["unseen"] if unseen else {"clips": 0, "lcc": 0.0, "srcc": 0.0, "mse": 0.0},
+        losses=loss_text(options.runs),
+        unseen=unseen_text(options.runs),
         best=NAMES[best],
         validity=default.validity,
         bands=_kinds_table(one["by_band"]),
