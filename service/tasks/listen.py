@@ -167,7 +167,9 @@ class Walk(Generic[T]):
     def _advance(self) -> None:
         if self._step_due:
             self._step_due = False
-            self._step()
+            # A step may be posted while another one, which ends the recording, is already due.
+            if not self._ended:
+                self._step()
         while not self._paused and self._under_way and (outputs := self._under_way[0].outputs) is not None:
             job = self._under_way.popleft().job
             self._send(job.take(job.piece, outputs))

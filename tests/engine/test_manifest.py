@@ -108,8 +108,8 @@ def test_file_that_is_no_toml_is_named_without_its_path(tmp_path: Path, content:
 @pytest.mark.parametrize(
     ("changes", "names"),
     [
-        ({}, ("score", "frames", "frame_lengths")),
-        ({"scales": QUALITY["scales"] * 2}, ("scores", "frames", "frame_lengths")),
+        ({}, ("score", "frames", "frame_lengths", "speech")),
+        ({"scales": QUALITY["scales"] * 2}, ("scores", "frames", "frame_lengths", "speech")),
         ({"task": "enhance"}, ("enhanced",)),
     ],
 )

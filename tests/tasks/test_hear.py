@@ -27,7 +27,7 @@ from service.tasks.hear import (
     hear,
     hear_out,
 )
-from service.tasks.listen import Workbench
+from service.tasks.listen import Company, Job, Walk, Workbench
 from service.values import AudioLimits, Turn
 from tests.e2e.sounds import speechlike, wav
 
@@ -268,3 +268,30 @@ async def test_who_was_not_let_in_hears_it_at_once(bench: Workbench, monkeypatch
 
     with pytest.raises(Overloaded):
         await report(bench, speechlike(37.3), Wishes(quality=QualityWish()))
+
+
+class Counting:
+    """A listener that wants nothing and counts its ends."""
+
+    ends = 0
+
+    def push(self, block: NDArray[np.float32]) -> list[Job]:
+        return []
+
+    def finish(self) -> list[Job]:
+        self.ends += 1
+        return []
+
+
+async def test_a_step_that_comes_after_the_last_one_is_none(bench: Workbench) -> None:
+    """As it happens when a worker takes a posted step just as another one posts the next."""
+    listener = Counting()
+    company = Company(open_recording(wav(speechlike(1.0)), AudioLimits()), [listener])
+    walk = Walk(bench, later(bench), lambda: company, lambda: "done")
+
+    for _ in range(3):
+        walk._step_due = True
+        walk._advance()
+
+    assert await walk._result == "done"
+    assert listener.ends == 1
