@@ -7,11 +7,14 @@ a fixed size, this takes the mean: the same for the length it was made for, and 
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from training.checkpoint import BadCheckpoint, some
 from training.scene.spectrum import Waveform
 from training.scene.windows import Windowed
 
@@ -84,3 +87,43 @@ class AcdNet(nn.Module):
 
 def export_form(net: AcdNet, shape: Shape, exclusive: bool = True) -> Windowed:
     return Windowed(Waveform(), net, shape.samples, exclusive)
+
+
+ANCHOR = "sfeb.0.weight"
+"""A name that every checkpoint has."""
+CONVOLUTIONS = 12
+
+
+def read(weights: Mapping[str, Tensor], sample_rate: int, samples: int) -> tuple[AcdNet, Shape, dict[str, Tensor]]:
+    """The net that *weights* (names `sfeb.N.*`, `tfeb.N.*`) belong to, its sizes, and the weights by its own names.
+
+    The numbers in the names depend on which pools the length left out, so the order counts and nothing else.
+
+    Raises:
+        BadCheckpoint: they are not those of an ACDNet.
+    """
+    places = {name: re.fullmatch(r"([st]feb)\.(\d+)\.(\w+)", name) for name in weights}
+    strange = [name for name, place in places.items() if not place]
+    if strange:
+        raise BadCheckpoint(f"unexpected: {some(strange)}; an ACDNet holds sfeb.N.* and tfeb.N.*")
+    layers = sorted({(place[1], int(place[2])) for place in places.values() if place})
+    names = [f"{block}.{number}" for block, number in layers]
+    convolutions = [name for name in names if _is_of(weights, name, 4)]
+    norms = [name for name in names if f"{name}.running_mean" in weights]
+    linear = [name for name in names if _is_of(weights, name, 2)]
+    if (len(convolutions), len(norms), len(linear)) != (CONVOLUTIONS, CONVOLUTIONS, 1):
+        raise BadCheckpoint(
+            f"{len(convolutions)} convolutions, {len(norms)} norms and {len(linear)} linear layers; an ACDNet has "
+            f"{CONVOLUTIONS}, {CONVOLUTIONS} and 1"
+        )
+    channels = tuple(len(weights[f"{name}.weight"]) for name in convolutions)
+    shape = Shape(sample_rate, samples, channels[:-1], channels[-1])
+    net = AcdNet(shape)
+    own = [name for kind in (nn.Conv2d, nn.BatchNorm2d) for name, part in net.named_modules() if isinstance(part, kind)]
+    turned = dict(zip([*convolutions, *norms, *linear], [*own, "fc"], strict=True))
+    split = {name: name.rpartition(".") for name in weights}
+    return net, shape, {f"{turned[parts[0]]}.{parts[2]}": weights[name] for name, parts in split.items()}
+
+
+def _is_of(weights: Mapping[str, Tensor], name: str, axes: int) -> bool:
+    return f"{name}.weight" in weights and weights[f"{name}.weight"].ndim == axes

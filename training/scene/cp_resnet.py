@@ -8,12 +8,15 @@ alone and in a padded batch, at any length.
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from training.checkpoint import BadCheckpoint
 from training.frontend import valid
 from training.scene.network import masked
 from training.scene.spectrum import COARSE, Hearing, KaldiLogMel
@@ -203,3 +206,37 @@ def timing(shape: Shape, hearing: Hearing = COARSE) -> tuple[float, float, float
     """Seconds from one frame of the net to the next, where the first is centred, and how far each hears."""
     frame_s = hearing.hop / hearing.sample_rate
     return STEP * frame_s, CENTRE * frame_s, shape.reach * frame_s + hearing.n_fft / 2 / hearing.sample_rate
+
+
+ANCHOR = "in_c.0.weight"
+"""A name that every checkpoint has."""
+
+
+def shape_of(weights: Mapping[str, Tensor], pools: tuple[int, ...] = (1, 2, 4)) -> Shape:
+    """Sizes of the net that *weights* belong to; only *pools* leave no trace in them.
+
+    Raises:
+        BadCheckpoint: a stage has no blocks, or a block lacks a kernel.
+    """
+    kernels: dict[tuple[int, int, int], Tensor] = {}
+    for name, values in weights.items():
+        if place := re.fullmatch(r"stage([123])\.block(\d+)\.conv([12])\.weight", name):
+            kernels[int(place[1]), int(place[2]), int(place[3])] = values
+    into, stages = len(weights[ANCHOR]), []
+    for stage in (1, 2, 3):
+        blocks = max((block for at, block, _ in kernels if at == stage), default=0)
+        wanted = [(stage, block, which) for block in range(1, max(1, blocks) + 1) for which in (1, 2)]
+        missing = [f"stage{at}.block{block}.conv{which}.weight" for at, block, which in wanted
+                   if (at, block, which) not in kernels]  # fmt: skip
+        if missing:
+            raise BadCheckpoint(f"missing: {', '.join(missing)}")
+        first = kernels[wanted[0]]
+        sizes = tuple(
+            (kernels[stage, block, 1].shape[2], kernels[stage, block, 2].shape[2]) for _, block, _ in wanted[::2]
+        )
+        stages.append(Stage(len(first), sizes, into // first.shape[1]))
+        into = len(first)
+    last = weights.get("feed_forward.0.weight")
+    if last is None:
+        raise BadCheckpoint("missing: feed_forward.0.weight")
+    return Shape((stages[0], stages[1], stages[2]), pools, len(last))

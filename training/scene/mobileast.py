@@ -8,12 +8,14 @@ frequency rows with every vector cut in four. Weights are worthless without eith
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from training.checkpoint import BadCheckpoint
 from training.scene.spectrum import FINE, Hearing, KaldiLogMel
 from training.scene.windows import Windowed
 
@@ -189,3 +191,26 @@ class MobileAst(nn.Module):
 
 def export_form(net: MobileAst, hearing: Hearing = FINE, exclusive: bool = True) -> Windowed:
     return Windowed(KaldiLogMel(hearing), net, SAMPLES, exclusive)
+
+
+ANCHOR = "conv1.0.weight"
+"""A name that every checkpoint has."""
+
+
+def shape_of(weights: Mapping[str, Tensor]) -> Shape:
+    """Which of `SIZES` *weights* belong to. Their activation leaves no other trace than the width of the last layer.
+
+    Raises:
+        BadCheckpoint: they belong to none.
+    """
+    names = ("mvit_1.point_conv.weight", "mvit_1.depth_conv.weight", "fc.weight")
+    missing = [name for name in names if name not in weights]
+    if missing:
+        raise BadCheckpoint(f"missing: {', '.join(missing)}")
+    width, channels, (labels, last) = len(weights[names[0]]), len(weights[names[1]]), weights[names[2]].shape
+    for shape in SIZES.values():
+        if (shape.width, shape.channels, shape.last) == (width, channels, last):
+            return replace(shape, labels=labels)
+    raise BadCheckpoint(
+        f"{channels} channels, tokens of {width} and a last layer of {last} are none of {', '.join(SIZES)}"
+    )

@@ -6,11 +6,14 @@ After Koutini, Schlüter, Eghbal-zadeh and Widmer, "Efficient training of audio 
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from training.checkpoint import BadCheckpoint
 from training.scene.spectrum import PASST, Hearing, KaldiLogMel
 from training.scene.windows import Windowed
 
@@ -128,3 +131,32 @@ class Passt(nn.Module):
 
 def export_form(net: Passt, shape: Shape, hearing: Hearing = PASST, exclusive: bool = True) -> Windowed:
     return Windowed(KaldiLogMel(hearing), net, shape.seconds * hearing.sample_rate, exclusive)
+
+
+ANCHOR = "cls_token"
+"""A name that every checkpoint has."""
+HEAD = 64
+"""Channels of a head, in every vision transformer of this line."""
+
+
+def shape_of(weights: Mapping[str, Tensor]) -> Shape:
+    """Sizes of the net that *weights* belong to.
+
+    Raises:
+        BadCheckpoint: a name that says one of them is missing.
+    """
+    names = ("time_new_pos_embed", "freq_new_pos_embed", "patch_embed.proj.weight", "head.1.weight")
+    missing = [name for name in names if name not in weights]
+    if missing:
+        raise BadCheckpoint(f"missing: {', '.join(missing)}")
+    places, rows, kernel, head = (weights[name].shape for name in names)
+    blocks = {int(found[1]) for name in weights if (found := re.match(r"blocks\.(\d+)\.", name))}
+    return Shape(
+        places=places[-1],
+        rows=rows[2],
+        width=kernel[0],
+        depth=len(blocks),
+        heads=max(1, kernel[0] // HEAD),
+        patch=kernel[-1],
+        labels=head[0],
+    )
