@@ -17,10 +17,13 @@ from numpy.typing import NDArray
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnx")
 
+import httpx  # noqa: E402
 from torch.nn import functional  # noqa: E402
 
 from service.engine.checks import check_folder  # noqa: E402
 from service.engine.manifest import read_manifest  # noqa: E402
+from tests.e2e.server import Server  # noqa: E402
+from tests.e2e.sounds import wav  # noqa: E402
 from training import complexity  # noqa: E402
 from training.export import _write_onnx, onnx_runner, sweep  # noqa: E402
 from training.scene import acdnet, cp_resnet, cp_resnet_damped, importer, mobileast, passt, windows  # noqa: E402
@@ -293,10 +296,17 @@ def imported(kind: str, folder: Path, weights: Weights | None = None, labels: tu
     return importer.main([*arguments, "--out", str(folder / "out"), *TOLD.get(kind, [])])
 
 
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All five, imported."""
+    folder = tmp_path_factory.mktemp("imported")
+    assert [imported(kind, folder) for kind in KINDS] == [0] * len(KINDS)
+    return folder / "out"
+
+
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_imported_checkpoint_answers_as_its_net_does(kind: str, tmp_path: Path) -> None:
-    assert imported(kind, tmp_path) == 0
-    folder = tmp_path / "out" / f"scene-{kind}" / "1"
+def test_an_imported_checkpoint_answers_as_its_net_does(kind: str, models: Path) -> None:
+    folder = models / f"scene-{kind}" / "1"
     manifest = read_manifest(folder)
     assert manifest.labels_named == LABELS
     assert manifest.exclusive
@@ -309,6 +319,18 @@ def test_an_imported_checkpoint_answers_as_its_net_does(kind: str, tmp_path: Pat
     if not kind.startswith("cp-resnet"):
         np.testing.assert_allclose(answer["frames"][0, 0], answer["clip"][0], atol=1e-6)
     assert [str(finding) for finding in check_folder(folder)] == []
+
+
+def test_the_service_answers_with_every_imported_net(models: Path) -> None:
+    with Server(models) as server, httpx.Client(base_url=server.url, timeout=60) as client:
+        for kind in KINDS:
+            rate = 8000 if kind == "acdnet" else RATE
+            asked = {"model": f"scene-{kind}", "threshold": 0, "top": 5}
+            answer = client.post("/scene", params=asked, content=wav(sweep(3 * rate, rate), rate)).raise_for_status()
+            found = {one["label"]: one["probability"] for one in answer.json()["labels"]}
+            assert sorted(found) == sorted(LABELS)
+            assert sum(found.values()) == pytest.approx(1.0, abs=1e-3)
+            assert answer.json()["exclusive"]
 
 
 SIZES: dict[str, tuple[Callable[[], Any], int]] = {
