@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from training.checkpoint import BadCheckpoint
+from training.checkpoint import BadCheckpoint, load
 from training.scene.spectrum import PASST, Hearing, KaldiLogMel
 from training.scene.windows import Windowed
 
@@ -97,11 +97,17 @@ class Passt(nn.Module):
     """Features [batch, 128, frames] to logits [batch, labels].
 
     `head_dist` is there for the checkpoint's sake: nothing asks it.
+
+    Args:
+        patchout: rows of patches that a batch leaves out, others each time, while it is being trained.
     """
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: Shape, patchout: int = 0) -> None:
         super().__init__()
+        if not 0 <= patchout < shape.rows:
+            raise ValueError(f"patchout leaves at least one of {shape.rows} rows, so it must not be {patchout}")
         width = shape.width
+        self.patchout = patchout
         self.cls_token, self.dist_token = (nn.Parameter(torch.zeros(1, 1, width)) for _ in range(2))
         self.new_pos_embed = nn.Parameter(torch.zeros(1, 2, width))
         self.freq_new_pos_embed = nn.Parameter(torch.zeros(1, width, shape.rows, 1))
@@ -118,6 +124,9 @@ class Passt(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         patches = self.patch_embed(features.unsqueeze(1))
         patches = patches + self.time_new_pos_embed[:, :, :, : patches.shape[3]] + self.freq_new_pos_embed
+        if self.training and self.patchout > 0:
+            kept = torch.randperm(patches.shape[2], device=patches.device)[self.patchout :]
+            patches = patches[:, :, kept.sort()[0]]
         tokens = patches.flatten(2).transpose(1, 2)
         batch = tokens.shape[0]
         cls = (self.cls_token + self.new_pos_embed[:, :1]).expand(batch, -1, -1)
@@ -160,3 +169,23 @@ def shape_of(weights: Mapping[str, Tensor]) -> Shape:
         patch=kernel[-1],
         labels=head[0],
     )
+
+
+def starting_from(weights: Mapping[str, Tensor], shape: Shape, patchout: int = 0) -> Passt:
+    """A net of *shape* to be trained on, that knows what *weights* of a longer one, with other labels, know.
+
+    The table of places in time is cut, and the heads start at random: averages of heads for other labels say nothing.
+
+    Raises:
+        BadCheckpoint: the weights are not those of such a net, or their table is the shorter one.
+    """
+    net = Passt(shape, patchout)
+    known = shape_of(weights)
+    if known.places < shape.places:
+        raise BadCheckpoint(
+            f"places in time for {known.places * shape.stride} frames, {shape.places * shape.stride} needed"
+        )
+    fresh = {name: values for name, values in net.state_dict().items() if name.startswith(("head.1.", "head_dist."))}
+    table = weights["time_new_pos_embed"][..., : shape.places]
+    load(net, {**weights, "time_new_pos_embed": table, **fresh})
+    return net
