@@ -27,7 +27,7 @@ from tests.e2e.sounds import wav  # noqa: E402
 from training import complexity  # noqa: E402
 from training.checkpoint import BadCheckpoint  # noqa: E402
 from training.export import _write_onnx, onnx_runner, sweep  # noqa: E402
-from training.scene import cp_resnet, cp_resnet_damped, importer, passt, published, windows  # noqa: E402
+from training.scene import cp_resnet, cp_resnet_damped, importer, mobileast, mobileast_first, passt, published, windows  # noqa: E402
 from training.scene.importer import KINDS  # noqa: E402
 from training.scene.spectrum import COARSE, FINE, PASST, Hearing, KaldiLogMel  # noqa: E402
 
@@ -79,6 +79,23 @@ MOBILEAST |= {
         "3.net.3.weight": (32, 64), "3.net.3.bias": (32,),
     }.items()
 }  # fmt: skip
+FIRST = {"conv1.0.weight": (32, 1, 3, 3), "fc.weight": (5, 300)} | _norm("conv1.1.bn", 64)
+FIRST |= _normed("mv2_1.conv.0", (32, 1, 3, 3)) | _normed("mv2_1.conv.3", (48, 32, 1, 1))
+FIRST |= _normed("mv2_2.conv.0", (48, 1, 3, 3)) | _normed("mv2_2.conv.3", (48, 48, 1, 1))
+FIRST |= {"mvit_1.depth_conv.weight": (48, 1, 3, 3), "mvit_1.depth_conv.bias": (48,)}
+FIRST |= {"mvit_1.point_conv.weight": (48, 48, 1, 1), "mvit_1.point_conv.bias": (48,)}
+FIRST |= _normed("mvit_1.conv3.0", (48, 48, 1, 1)) | _normed("mvit_1.conv4.0", (48, 96, 1, 1))
+FIRST |= _normed("conv2.0", (300, 48, 1, 1))
+FIRST |= {
+    f"mvit_1.transformer.layers.{layer}.{name}": shape
+    for layer in range(6)
+    for name, shape in {
+        "0.norm.weight": (48,), "0.norm.bias": (48,), "1.norm.weight": (48,), "1.norm.bias": (48,),
+        "0.fn.to_qkv.weight": (96, 48), "0.fn.to_out.0.weight": (48, 32), "0.fn.to_out.0.bias": (48,),
+        "1.fn.net.0.weight": (96, 48), "1.fn.net.0.bias": (96,), "1.fn.net.3.weight": (48, 96),
+        "1.fn.net.3.bias": (48,),
+    }.items()
+}  # fmt: skip
 ACDNET_CHANNELS = (4, 16, 6, 8, 8, 8, 8, 8, 8, 10, 10)
 ACDNET_NUMBERS = (0, 4, 7, 11, 14, 18, 21, 25, 28, 32)
 """Of the convolutions after the filter bank, of a net for 0.2 s: its fifth pool would do nothing and is left out."""
@@ -104,6 +121,7 @@ PASST_SMALL = {
 }  # fmt: skip
 CHECKPOINTS: dict[str, dict[str, tuple[int, ...]]] = {
     "acdnet": ACDNET, "cp-resnet": CP_RESNET, "cp-resnet-damped": CP_RESNET, "mobileast": MOBILEAST,
+    "first-mobileast": FIRST,
     "passt": PASST_SMALL,
 }  # fmt: skip
 PREFIXES = {"acdnet": "", "cp-resnet": "1.1.", "cp-resnet-damped": "module.", "mobileast": "1.", "passt": "net."}
@@ -180,16 +198,33 @@ def cp_resnet_logits(given: Any, weights: Weights, damped: bool = False) -> Any:
     return norm(convolved(made, "feed_forward.0"), weights, "feed_forward.1").mean((2, 3))[0]
 
 
+def normed(values: Any, weights: Weights, name: str, number: int = 0, stride: int = 1) -> Any:
+    kernel = weights[f"{name}.{number}.weight"]
+    groups = values.shape[1] // kernel.shape[1]
+    made = functional.conv2d(values, kernel, stride=stride, padding=kernel.shape[2] // 2, groups=groups)
+    return norm(made, weights, f"{name}.{number + 1}")
+
+
+def separable(values: Any, weights: Weights, name: str, stride: int, act: Callable[[Any], Any]) -> Any:
+    return normed(act(normed(values, weights, f"{name}.conv", 0, stride)), weights, f"{name}.conv", 3)
+
+
+def mixed(values: Any, weights: Weights, act: Callable[[Any], Any], transformer: Callable[[Any], Any]) -> Any:
+    """[1, channels, 32, 16] to the same; *transformer* takes the tokens of one grid, [128, width]."""
+    depth, point = (
+        (weights[f"mvit_1.{name}.weight"], weights[f"mvit_1.{name}.bias"]) for name in ("depth_conv", "point_conv")
+    )
+    near = functional.conv2d(functional.conv2d(values, *depth, padding=1, groups=values.shape[1]), *point)
+    far = torch.zeros_like(near)
+    for row in (0, 1):
+        for column in (0, 1):
+            tokens = transformer(near[0, :, row::2, column::2].reshape(near.shape[1], -1).T)
+            far[0, :, row::2, column::2] = tokens.T.reshape(-1, 16, 8)
+    joined = torch.cat([act(normed(far, weights, "mvit_1.conv3")), near], 1)
+    return values + act(normed(joined, weights, "mvit_1.conv4"))
+
+
 def mobileast_logits(given: Any, weights: Weights) -> Any:
-    def normed(values: Any, name: str, number: int = 0, stride: int = 1) -> Any:
-        kernel = weights[f"{name}.{number}.weight"]
-        groups = values.shape[1] // kernel.shape[1]
-        made = functional.conv2d(values, kernel, stride=stride, padding=kernel.shape[2] // 2, groups=groups)
-        return norm(made, weights, f"{name}.{number + 1}")
-
-    def separable(values: Any, name: str, stride: int) -> Any:
-        return normed(normed(values, f"{name}.conv", 0, stride).relu(), f"{name}.conv", 3)
-
     def attention(tokens: Any, name: str) -> Any:
         """Of one grid [128, 32]: a head is a quarter of the tokens, each cut in four."""
         asked, keys, values = (tokens @ weights[f"{name}.to_qkv.weight"].T).split(32, 1)
@@ -209,24 +244,51 @@ def mobileast_logits(given: Any, weights: Weights) -> Any:
         inner = (tokens @ weights[f"{name}.3.net.0.weight"].T + weights[f"{name}.3.net.0.bias"]).relu()
         return tokens + inner @ weights[f"{name}.3.net.3.weight"].T + weights[f"{name}.3.net.3.bias"]
 
-    made = normed(given[None, None], "conv1", 0, 2).relu()
-    made = functional.max_pool2d(separable(separable(made, "mv2_1", 1), "mv2_2", 2), (2, 1))
-    whole = made
-    depth, point = (
-        (weights[f"mvit_1.{name}.weight"], weights[f"mvit_1.{name}.bias"]) for name in ("depth_conv", "point_conv")
-    )
-    near = functional.conv2d(functional.conv2d(made, *depth, padding=1, groups=64), *point)
-    far = torch.zeros_like(near)
-    for row in (0, 1):
-        for column in (0, 1):
-            tokens = near[0, :, row::2, column::2].reshape(32, -1).T
-            for at in (0, 1):
-                tokens = layer(tokens, f"mvit_1.transformer.layers.{at}")
-            far[0, :, row::2, column::2] = tokens.T.reshape(32, 16, 8)
-    joined = torch.cat([normed(far, "mvit_1.conv3").relu(), near], 1)
-    made = whole + normed(joined, "mvit_1.conv4").relu()
-    made = normed(separable(made, "mv2_3", 2), "conv2").relu()
+    def transformer(tokens: Any) -> Any:
+        for at in (0, 1):
+            tokens = layer(tokens, f"mvit_1.transformer.layers.{at}")
+        return tokens
+
+    act = torch.relu
+    made = act(normed(given[None, None], weights, "conv1", 0, 2))
+    made = separable(separable(made, weights, "mv2_1", 1, act), weights, "mv2_2", 2, act)
+    made = mixed(functional.max_pool2d(made, (2, 1)), weights, act, transformer)
+    made = act(normed(separable(made, weights, "mv2_3", 2, act), weights, "conv2"))
     return (functional.avg_pool2d(made, (16, 8))[:, :, 0, 0] @ weights["fc.weight"].T)[0]
+
+
+def first_mobileast_logits(given: Any, weights: Weights) -> Any:
+    def adding(tokens: Any, name: str, make: Callable[[Any, str], Any]) -> Any:
+        level = functional.layer_norm(tokens, (48,), weights[f"{name}.norm.weight"], weights[f"{name}.norm.bias"])
+        return tokens + make(level, f"{name}.fn")
+
+    def attention(tokens: Any, name: str) -> Any:
+        parts = (tokens @ weights[f"{name}.to_qkv.weight"].T).split(32, 1)
+        heads = [part.reshape(128, 4, 8).transpose(0, 1) for part in parts]
+        joined = functional.scaled_dot_product_attention(*heads).transpose(0, 1).reshape(128, 32)
+        return joined @ weights[f"{name}.to_out.0.weight"].T + weights[f"{name}.to_out.0.bias"]
+
+    def inner(tokens: Any, name: str) -> Any:
+        made = functional.silu(tokens @ weights[f"{name}.net.0.weight"].T + weights[f"{name}.net.0.bias"])
+        return made @ weights[f"{name}.net.3.weight"].T + weights[f"{name}.net.3.bias"]
+
+    def transformer(tokens: Any) -> Any:
+        for at in range(6):
+            tokens = adding(tokens, f"mvit_1.transformer.layers.{at}.0", attention)
+            tokens = adding(tokens, f"mvit_1.transformer.layers.{at}.1", inner)
+        return tokens
+
+    act = functional.silu
+    entry = functional.conv2d(given[None, None], weights["conv1.0.weight"], stride=2, padding=1)
+    halves = []
+    for at in (0, 1):
+        # Norms stand channel by channel, each with its lower half of the bands before its upper one.
+        own = [weights[f"conv1.1.bn.{what}"][at::2] for what in ("running_mean", "running_var", "weight", "bias")]
+        halves.append(functional.batch_norm(entry[:, :, 64 * at : 64 * at + 64], *own))
+    made = act(torch.cat(halves, 2))
+    made = separable(separable(made, weights, "mv2_1", 1, act), weights, "mv2_2", 2, act)
+    made = act(normed(mixed(functional.max_pool2d(made, (2, 1)), weights, act, transformer), weights, "conv2"))
+    return (functional.avg_pool2d(made, (32, 16))[:, :, 0, 0] @ weights["fc.weight"].T)[0]
 
 
 def acdnet_logits(given: Any, weights: Weights) -> Any:
@@ -322,6 +384,21 @@ def test_an_imported_checkpoint_answers_as_its_net_does(kind: str, models: Path)
     assert [str(finding) for finding in check_folder(folder)] == []
 
 
+def test_a_first_mobileast_is_told_from_the_later_ones() -> None:
+    weights = weights_of("first-mobileast")
+    found = importer.read("mobileast", {f"1.1.{name}": values for name, values in weights.items()}, importer.Told())
+    waveform = sweep(RATE, RATE, 4)
+    with torch.no_grad():
+        clip = found.module(torch.tensor(waveform)[None], torch.tensor([RATE]))[0][0]
+        plain = first_mobileast_logits(torch.tensor(features(waveform, FINE).astype(np.float32)), weights)
+    np.testing.assert_allclose(clip, torch.softmax(plain, 0), atol=2e-4)
+    assert np.ptp(np.asarray(clip)) > 0.1
+    later = importer.read("mobileast", weights_of("mobileast"), importer.Told())
+    assert isinstance(later.module.net, mobileast.MobileAst)
+    second = mobileast_first.FirstMobileAst(mobileast_first.LIGHT2).state_dict()
+    assert importer.read("mobileast", second, importer.Told()).labels == 10
+
+
 def test_the_service_answers_with_every_imported_net(models: Path) -> None:
     with Server(models) as server, httpx.Client(base_url=server.url, timeout=60) as client:
         for kind in KINDS:
@@ -354,6 +431,8 @@ PUBLISHED = {
     "MobileAST light2-relu": (52_384, 27.439, 44.16),
     "MobileAST light3-silu": (53_040, 12.350, 40.59),
     "MobileAST light3-relu": (57_904, 12.875, 41.11),
+    "first MobileAST light": (127_728, 23.913, 96.12),
+    "first MobileAST light2": (127_792, 29.098, 54.66),
     "PaSST, 1 s": (85_290_260, 106.4, 9587.1),
     "PaSST, 10 s, 527 labels": (86_153_758, 319.9, 127407.8),
 }

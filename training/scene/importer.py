@@ -28,7 +28,7 @@ from service.engine.manifest import BadManifest
 from training.checkpoint import BadCheckpoint, load, read_weights, without_prefix
 from training.complexity import Cost, of_net
 from training.export import BadExport, Checked, package
-from training.scene import acdnet, cp_resnet, cp_resnet_damped, mobileast, passt
+from training.scene import acdnet, cp_resnet, cp_resnet_damped, mobileast, mobileast_first, passt
 from training.scene.spectrum import COARSE, FINE, PASST, Hearing
 
 Kind = Literal["acdnet", "cp-resnet", "cp-resnet-damped", "mobileast", "passt"]
@@ -165,12 +165,17 @@ def _cp_resnet(weights: Mapping[str, Tensor], told: Told, is_damped: bool) -> Fo
 
 def _mobileast(weights: Mapping[str, Tensor], told: Told) -> Found:
     own = without_prefix(weights, mobileast.ANCHOR)
-    shape = mobileast.shape_of(own)
-    net = mobileast.MobileAst(shape)
+    net: nn.Module
+    if mobileast_first.is_first(own):
+        first = mobileast_first.shape_of(own)
+        net, labels = mobileast_first.FirstMobileAst(first), first.labels
+    else:
+        shape = mobileast.shape_of(own)
+        net, labels = mobileast.MobileAst(shape), shape.labels
     _fill(net, own)
     hearing = _hearing(FINE, told)
     module = mobileast.export_form(net, hearing, told.exclusive)
-    return _fixed(module, shape.labels, str(hearing), hearing.sample_rate, mobileast.SAMPLES)
+    return _fixed(module, labels, str(hearing), hearing.sample_rate, mobileast.SAMPLES)
 
 
 def _passt(weights: Mapping[str, Tensor], told: Told) -> Found:

@@ -29,6 +29,9 @@ WIDE = 64
 MLP = 64
 
 
+Act = Literal["silu", "relu"]
+
+
 @dataclass(frozen=True, slots=True)
 class Shape:
     """Sizes. `channels` are those around the transformer, `expansions` those of the three separable blocks."""
@@ -37,7 +40,7 @@ class Shape:
     expansions: tuple[int, int, int] = (1, 1, 1)
     width: int = 32
     last: int = 216
-    act: Literal["silu", "relu"] = "relu"
+    act: Act = "relu"
     labels: int = 10
 
 
@@ -55,26 +58,26 @@ SIZES = {
 """The six configurations of the note; `light1-relu` is the one it ended with."""
 
 
-def _act(shape: Shape) -> nn.Module:
-    return nn.SiLU() if shape.act == "silu" else nn.ReLU()
+def _act(act: Act) -> nn.Module:
+    return nn.SiLU() if act == "silu" else nn.ReLU()
 
 
-def _normed(into: int, out: int, kernel: int, shape: Shape, stride: int = 1, groups: int = 1) -> list[nn.Module]:
+def normed(into: int, out: int, kernel: int, act: Act, stride: int = 1, groups: int = 1) -> list[nn.Module]:
     """A convolution, its norm and the activation."""
     padding = kernel // 2
     convolution = nn.Conv2d(into, out, kernel, stride, padding, groups=groups, bias=False)
-    return [convolution, nn.BatchNorm2d(out), _act(shape)]
+    return [convolution, nn.BatchNorm2d(out), _act(act)]
 
 
 class Separable(nn.Module):
     """Expansion where there is one, depthwise kernel, pointwise kernel without activation; adds up where it can."""
 
-    def __init__(self, into: int, out: int, stride: int, expansion: int, shape: Shape) -> None:
+    def __init__(self, into: int, out: int, stride: int, expansion: int, act: Act) -> None:
         super().__init__()
         inner = into * expansion
-        parts = _normed(into, inner, 1, shape) if expansion > 1 else []
-        parts += _normed(inner, inner, 3, shape, stride, inner)
-        parts += _normed(inner, out, 1, shape)[:-1]
+        parts = normed(into, inner, 1, act) if expansion > 1 else []
+        parts += normed(inner, inner, 3, act, stride, inner)
+        parts += normed(inner, out, 1, act)[:-1]
         self.conv = nn.Sequential(*parts)
         self.adds = stride == 1 and into == out
 
@@ -106,9 +109,9 @@ class Attention(nn.Module):
 class FeedForward(nn.Module):
     """Two linear layers; the places between them are those of the first writing's dropout."""
 
-    def __init__(self, width: int, shape: Shape) -> None:
+    def __init__(self, width: int, inner: int, act: Act) -> None:
         super().__init__()
-        self.net = nn.Sequential(nn.Linear(width, MLP), _act(shape), nn.Dropout(0.0), nn.Linear(MLP, width))
+        self.net = nn.Sequential(nn.Linear(width, inner), _act(act), nn.Dropout(0.0), nn.Linear(inner, width))
 
     def forward(self, tokens: Tensor) -> Tensor:
         return self.net(tokens)
@@ -121,7 +124,9 @@ class Transformer(nn.Module):
         super().__init__()
         width = shape.width
         self.layers = nn.ModuleList(
-            nn.Sequential(nn.LayerNorm(width), Attention(width), nn.LayerNorm(width), FeedForward(width, shape))
+            nn.Sequential(
+                nn.LayerNorm(width), Attention(width), nn.LayerNorm(width), FeedForward(width, MLP, shape.act)
+            )
             for _ in range(LAYERS)
         )
 
@@ -135,17 +140,20 @@ class Transformer(nn.Module):
 
 
 class Mixer(nn.Module):
-    """What is near by a convolution, what is far by a transformer, joined and added: [batch, channels, bands, time]."""
+    """What is near by a convolution, what is far by a transformer, joined and added: [batch, channels, bands, time].
 
-    def __init__(self, shape: Shape) -> None:
+    Args:
+        transformer: of tokens [batch, grids, tokens, width].
+    """
+
+    def __init__(self, channels: int, width: int, transformer: nn.Module, act: Act) -> None:
         super().__init__()
-        channels, width = shape.channels, shape.width
         self.patch = PATCH
         self.depth_conv = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
         self.point_conv = nn.Conv2d(channels, width, 1)
-        self.transformer = Transformer(shape)
-        self.conv3 = nn.Sequential(*_normed(width, channels, 1, shape))
-        self.conv4 = nn.Sequential(*_normed(width + channels, channels, 1, shape))
+        self.transformer = transformer
+        self.conv3 = nn.Sequential(*normed(width, channels, 1, act))
+        self.conv4 = nn.Sequential(*normed(width + channels, channels, 1, act))
 
     def forward(self, features: Tensor) -> Tensor:
         near = self.point_conv(self.depth_conv(features))
@@ -172,14 +180,14 @@ class MobileAst(nn.Module):
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
-        channels, expansions = shape.channels, shape.expansions
-        self.conv1 = nn.Sequential(*_normed(1, STEM, 3, shape, 2))
-        self.mv2_1 = Separable(STEM, channels, 1, expansions[0], shape)
-        self.mv2_2 = Separable(channels, channels, 2, expansions[1], shape)
+        channels, expansions, act = shape.channels, shape.expansions, shape.act
+        self.conv1 = nn.Sequential(*normed(1, STEM, 3, act, 2))
+        self.mv2_1 = Separable(STEM, channels, 1, expansions[0], act)
+        self.mv2_2 = Separable(channels, channels, 2, expansions[1], act)
         self.halve = nn.MaxPool2d((2, 1))
-        self.mvit_1 = Mixer(shape)
-        self.mv2_3 = Separable(channels, WIDE, 2, expansions[2], shape)
-        self.conv2 = nn.Sequential(*_normed(WIDE, shape.last, 1, shape))
+        self.mvit_1 = Mixer(channels, shape.width, Transformer(shape), act)
+        self.mv2_3 = Separable(channels, WIDE, 2, expansions[2], act)
+        self.conv2 = nn.Sequential(*normed(WIDE, shape.last, 1, act))
         self.fc = nn.Linear(shape.last, shape.labels, bias=False)
 
     def forward(self, features: Tensor) -> Tensor:
@@ -189,7 +197,7 @@ class MobileAst(nn.Module):
         return self.fc(features.mean((2, 3)))
 
 
-def export_form(net: MobileAst, hearing: Hearing = FINE, exclusive: bool = True) -> Windowed:
+def export_form(net: nn.Module, hearing: Hearing = FINE, exclusive: bool = True) -> Windowed:
     return Windowed(KaldiLogMel(hearing), net, SAMPLES, exclusive)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from training import complexity
 from training.complexity import Cost
-from training.scene import acdnet, cp_resnet, cp_resnet_damped, mobileast, passt
+from training.scene import acdnet, cp_resnet, cp_resnet_damped, mobileast, mobileast_first, passt
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +56,8 @@ NETS = (
     *(_cp("rho 7", RHO_7, frames) for frames in (44, 64)),
     *(_damped(rho, depth) for rho, depth in ((8, 14), (7, 20), (8, 26))),
     *(_mobileast(name, shape) for name, shape in mobileast.SIZES.items()),
+    Published("first MobileAST light", lambda: mobileast_first.FirstMobileAst(mobileast_first.LIGHT), (256, 64)),
+    Published("first MobileAST light2", lambda: mobileast_first.FirstMobileAst(mobileast_first.LIGHT2), (256, 64)),
     Published("PaSST, 1 s", lambda: passt.Passt(passt.SECOND), (128, 100)),
     Published("PaSST, 10 s, 527 labels", lambda: passt.Passt(passt.AUDIOSET), (128, 998)),
 )
