@@ -51,7 +51,7 @@ class Shape:
         return CENTRE + 2 + STEP * sum(kernel // 2 for kernel in kernels)
 
 
-def _wide(is_wide: bool) -> int:
+def kernel_if(is_wide: bool) -> int:
     return 3 if is_wide else 1
 
 
@@ -71,9 +71,9 @@ def shape(
     """
     over = rho - 4
     kernels = (
-        ((3, 1), (_wide(over >= -2), _wide(over >= -1))),
-        ((_wide(over >= 0), _wide(over > 0)), (_wide(over > 1), _wide(over > 2))),
-        ((_wide(over > 3), _wide(over > 4)), (_wide(over > 5), _wide(over > 6))),
+        ((3, 1), (kernel_if(over >= -2), kernel_if(over >= -1))),
+        ((kernel_if(over >= 0), kernel_if(over > 0)), (kernel_if(over > 1), kernel_if(over > 2))),
+        ((kernel_if(over > 3), kernel_if(over > 4)), (kernel_if(over > 5), kernel_if(over > 6))),
     )
     channels = (base, 2 * base - cuts[0], 4 * base - cuts[1])
     one, two, three = (Stage(channels[at], kernels[at][: blocks[at]], groups[at]) for at in range(3))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from training.scene.cp_resnet import Convolution, CpResNet, Shape, Stage, _wide
+from training.scene.cp_resnet import Convolution, CpResNet, Shape, Stage, kernel_if
 
 LEAST = 0.01
 """Of the outermost taps; the middle one counts whole."""
@@ -45,12 +45,12 @@ def shape(rho: int = 8, depth: int = 26, base: int = 128, labels: int = 10) -> S
     if rest or not 1 <= blocks <= 4:
         raise ValueError(f"a damped CP-ResNet is 8, 14, 20 or 26 layers deep, not {depth}")
     over = rho - 7
-    one = ((3, 1), *((_wide(over >= -6 + 2 * at), _wide(over >= -5 + 2 * at)) for at in range(3)))
+    one = ((3, 1), *((kernel_if(over >= -6 + 2 * at), kernel_if(over >= -5 + 2 * at)) for at in range(3)))
     two = (
-        (_wide(over >= 0), _wide(over > 0)),
-        *((_wide(over > 1 + 2 * at), _wide(over > 2 + 2 * at)) for at in range(3)),
+        (kernel_if(over >= 0), kernel_if(over > 0)),
+        *((kernel_if(over > 1 + 2 * at), kernel_if(over > 2 + 2 * at)) for at in range(3)),
     )
-    three = tuple((_wide(over > 7 + 2 * at), _wide(over > 8 + 2 * at)) for at in range(4))
+    three = tuple((kernel_if(over > 7 + 2 * at), kernel_if(over > 8 + 2 * at)) for at in range(4))
     stages = (Stage(base * 2**at, kernels[:blocks]) for at, kernels in enumerate((one, two, three)))
     first, second, third = stages
     return Shape((first, second, third), (2, 4), labels)
