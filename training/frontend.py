@@ -64,23 +64,25 @@ class Frames(nn.Module):
 
     Args:
         window: n_fft values, the periodic Hann window unless given.
+        padded: the waveform comes with n_fft // 2 samples on both sides, of something else than silence.
     """
 
-    def __init__(self, n_fft: int, hop: int, window: NDArray[np.float64] | None = None) -> None:
+    def __init__(self, n_fft: int, hop: int, window: NDArray[np.float64] | None = None, padded: bool = False) -> None:
         super().__init__()
         if n_fft % 2:
             raise ValueError("n_fft must be even")
-        self.n_fft, self.hop = n_fft, hop
+        self.n_fft, self.hop, self.padded = n_fft, hop, padded
         self.block = math.gcd(n_fft, hop)
         self.register_buffer("window", _constant(hann(n_fft) if window is None else window), persistent=False)
 
     def forward(self, waveform: Tensor) -> Tensor:
         """[batch, samples] to [batch, 1 + samples // hop, n_fft]."""
         # Blocks of the greatest common divisor are gathered whole: far cheaper than a gather of single samples.
-        batch, samples = waveform.shape[0], waveform.shape[1]
-        count = samples // self.hop + 1
-        half = self.n_fft // 2
-        padded = nn.functional.pad(waveform, [half, half])[:, : (count - 1) * self.hop + self.n_fft]
+        batch, half = waveform.shape[0], self.n_fft // 2
+        if not self.padded:
+            waveform = nn.functional.pad(waveform, [half, half])
+        count = (waveform.shape[1] - self.n_fft) // self.hop + 1
+        padded = waveform[:, : (count - 1) * self.hop + self.n_fft]
         blocks = padded.reshape(batch, -1, self.block)
         first = torch.arange(count, device=waveform.device) * (self.hop // self.block)
         index = first.unsqueeze(1) + torch.arange(self.n_fft // self.block, device=waveform.device).unsqueeze(0)
@@ -123,9 +125,9 @@ class PowerSpectrum(nn.Module):
     not sort them.
     """
 
-    def __init__(self, n_fft: int, hop: int, window: NDArray[np.float64] | None = None) -> None:
+    def __init__(self, n_fft: int, hop: int, window: NDArray[np.float64] | None = None, padded: bool = False) -> None:
         super().__init__()
-        self.frames = Frames(n_fft, hop, window)
+        self.frames = Frames(n_fft, hop, window, padded)
         self.rows = _cheapest_rows(n_fft)
         self.columns = n_fft // self.rows
         # A real signal: the upper half of the row frequencies mirrors the lower.

@@ -15,16 +15,12 @@ it was trained on answers, and answers wrongly. So say it: `--log` (the default)
 from __future__ import annotations
 
 import argparse
-import pickle
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
 from service.engine.manifest import BadManifest
+from training.checkpoint import BadCheckpoint, load, read_weights
 from training.export import BadExport, Checked, package
 from training.quality import note
 from training.quality.export import MIN_S
@@ -32,13 +28,9 @@ from training.quality.model import KINDS, LEAST, MOST, Kind
 from training.quality.spectrum import RATE_HZ, Hearing, served
 
 OUTPUTS = {"score": ("batch",), "frames": ("batch", "time"), "frame_lengths": ("batch",)}
-HOLDERS = ("model", "state_dict", "model_state_dict")
-PREFIX = "module."
 PIECE_S = 10.24
 CONTEXT_S = {"blstm": 1.28, "blstm-attn": 1.28, "cnn": 1.024, "cnn-se": 1.024}
 """By which pieces overlap on both sides: whole numbers of each kind's steps."""
-MOST_NAMED = 6
-"""Faults of one sort that a message lists."""
 
 WHAT = {
     "blstm": "Two bidirectional LSTMs of 100 and a head of 50, after Quality-Net (Fu et al., Interspeech 2018).",
@@ -95,55 +87,6 @@ python -m training.quality.importer {command}
 
 Licence of the weights: {licence}. **To be written by who trained it**: whose recordings it was trained on.
 """
-
-
-class BadCheckpoint(Exception):
-    """The file holds no weights of the net that was asked for; the message names what is wrong with it."""
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """The state dict in *path*, its names without the prefix.
-
-    Raises:
-        BadCheckpoint: it is no checkpoint, or holds no state dict.
-    """
-    try:
-        held = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise BadCheckpoint(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise BadCheckpoint(f"{path}: not plain tensors that torch.save wrote; save model.state_dict(), not the model "
-                            "itself") from error  # fmt: skip
-    if isinstance(held, Mapping):
-        held = next((held[holder] for holder in HOLDERS if isinstance(held.get(holder), Mapping)), held)
-    if not isinstance(held, Mapping) or not held or not all(isinstance(value, Tensor) for value in held.values()):
-        found = _some([str(name) for name in held]) if isinstance(held, Mapping) else f"a {type(held).__name__}"
-        places = ", ".join(HOLDERS)
-        raise BadCheckpoint(f"{path}: holds {found or 'nothing'}, no state dict, neither by itself nor as {places}")
-    return {str(name).removeprefix(PREFIX): values for name, values in held.items()}
-
-
-def load(net: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Put *weights* into *net*.
-
-    Raises:
-        BadCheckpoint: a name is missing or unknown, a shape is another, or a value is not finite; all are named.
-    """
-    wanted = net.state_dict()
-    misshapen = [
-        f"{name} is {tuple(weights[name].shape)}, must be {tuple(values.shape)}"
-        for name, values in wanted.items()
-        if name in weights and weights[name].shape != values.shape
-    ]
-    faults = {
-        "missing": [name for name in wanted if name not in weights],
-        "unexpected": [name for name in weights if name not in wanted],
-        "misshapen": misshapen,
-        "not finite": [name for name, values in weights.items() if not torch.isfinite(values).all()],
-    }
-    if any(faults.values()):
-        raise BadCheckpoint("; ".join(f"{what}: {_some(names)}" for what, names in faults.items() if names))
-    net.load_state_dict(dict(weights))
 
 
 def manifest(kind: Kind, net: note.NoteNet, name: str, version: int, licence: str, piece_s: float) -> dict[str, Any]:
@@ -227,11 +170,6 @@ def _words(hearing: Hearing) -> str:
         "none": "in -1…1 at its own level",
     }[hearing.level]
     return f"{feature} of the waveform {level}, {hearing.window.title()} window"
-
-
-def _some(names: list[str]) -> str:
-    more = len(names) - MOST_NAMED
-    return ", ".join(names[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def main(arguments: list[str] | None = None) -> int:
